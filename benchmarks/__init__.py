@@ -1,0 +1,10 @@
+"""`make bench`: the broker beside its peers and beside what the machine allows.
+
+The method is that of the project's performance notes: one cheap child for every subject, a load generator
+that checks every answer, subjects interleaved in rounds, medians and ratios within one run. Figures of
+different runs must not be compared: a shared machine wanders by a third from hour to hour.
+
+Reading order: `__main__` (what runs when), `subjects`, `scenarios`, `load` and `programs` (the tools),
+`report`. The programs that run beside it: `child.c`, `load.c`, `answer.c`, their Python stand-ins
+`child.py` and `loader.py`, and `constant.py`.
+"""

@@ -1,0 +1,154 @@
+"""Messages on their way to a client: bounded queues with one reader each.
+
+A `MessageStream` is what a GET reads. An `Exchange` is what a POST reads: the same, with a last
+message that answers the request.
+"""
+
+import asyncio
+from collections import deque
+
+__all__ = ["Exchange", "MessageStream", "StreamEnded"]
+
+
+class StreamEnded(Exception):
+    """There is nothing more on this stream."""
+
+
+class MessageStream:
+    """A bounded queue of encoded messages with one reader.
+
+    Args:
+        max_messages: Messages that may wait.
+        max_bytes: Bytes that may wait.
+
+    Attributes:
+        attached: Whether a client still reads it. Detached, it takes nothing more.
+        cut: Whether it was ended because its reader was too slow.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_loop",
+        "_max_bytes",
+        "_max_messages",
+        "_messages",
+        "_size",
+        "_waiter",
+        "attached",
+        "cut",
+    )
+
+    def __init__(self, *, max_messages: int, max_bytes: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._messages: deque[bytes] = deque()
+        self._size = 0
+        self._ended = False
+        self._waiter: asyncio.Future[None] | None = None
+        self.attached = True
+        self.cut = False
+
+    @property
+    def open(self) -> bool:
+        """Whether a message put here reaches a client."""
+        return self.attached and not self._ended
+
+    def put(self, message: bytes) -> bool:
+        """Add a message; False if the stream takes none.
+
+        A reader that is too far behind has its stream cut here.
+        """
+        if not self.open:
+            return False
+        if len(self._messages) >= self._max_messages or self._size + len(message) > self._max_bytes:
+            self.cut = True
+            self.end()
+            return False
+        self._add(message)
+        return True
+
+    def end(self) -> None:
+        """Let the reader have what is there, and nothing more."""
+        self._ended = True
+        self._wake()
+
+    def detach(self) -> list[bytes]:
+        """Say that the client is gone; return what it has not taken."""
+        self.attached = False
+        rest = list(self._messages)
+        self._messages.clear()
+        self._size = 0
+        return rest
+
+    async def receive(self, timeout: float) -> bytes | None:  # noqa: ASYNC109 - see below
+        """Return the next message, or None if there is none within `timeout` seconds.
+
+        A timer of its own instead of `asyncio.timeout`: running out is the normal case of a keep-alive
+        here, and the hot path does not pay for a context manager and an exception.
+
+        Raises:
+            StreamEnded: There is nothing more.
+        """
+        if not self._messages:
+            if self._ended:
+                raise StreamEnded
+            self._waiter = self._loop.create_future()
+            timer = self._loop.call_later(timeout, self._wake)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+                self._waiter = None
+            if not self._messages:
+                if self._ended:
+                    raise StreamEnded
+                return None
+        message = self._messages.popleft()
+        self._size -= len(message)
+        return message
+
+    def _add(self, message: bytes) -> None:
+        self._messages.append(message)
+        self._size += len(message)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Exchange(MessageStream):
+    """One client request in flight, from the POST to its answer.
+
+    Attributes:
+        answered: Whether the answer is here (it may still wait to be read).
+    """
+
+    __slots__ = ("answered",)
+
+    def __init__(self, *, max_messages: int, max_bytes: int) -> None:
+        super().__init__(max_messages=max_messages, max_bytes=max_bytes)
+        self.answered = False
+
+    def answer(self, message: bytes) -> None:
+        """Add the last message, whatever its size, and end."""
+        self.answered = True
+        if self.attached:
+            self._add(message)
+        self._ended = True
+
+    async def wait_answered(self) -> bytes:
+        """Wait for the answer and return it; it stays on the stream, for the reader."""
+        while not self.answered:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._messages[-1]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the message that was received last was the answer."""
+        return self.answered and not self._messages

@@ -1,0 +1,168 @@
+"""The composition root: builds every object, joins them, orders start and shutdown.
+
+Start: take the port (so that a taken one is known at once), try the server once, serve.
+Shutdown: open nothing new, let open calls finish, take every child down the ladder, close.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from . import __version__
+from .config import Configuration
+from .http import App, HttpServer, McpEndpoint, bind
+from .protocol.handshake import Agreement
+from .sessions import SessionIds, SessionManager, probe
+from .supervisor import Supervisor
+
+__all__ = ["Ready", "Shutdown", "serve"]
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+#: SIGHUP too: a closed terminal must not leave children behind.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What there is to say when the broker serves.
+
+    Attributes:
+        url: The MCP endpoint.
+        agreement: What the server answered when it was tried.
+    """
+
+    url: str
+    agreement: Agreement
+
+
+class Shutdown:
+    """Wishes to end: the first is polite, the second is not.
+
+    Attributes:
+        requested: Set by the first wish.
+        hurried: Set by the second.
+    """
+
+    def __init__(self) -> None:
+        self.requested = asyncio.Event()
+        self.hurried = asyncio.Event()
+
+    def request(self) -> None:
+        """Wish to end, or to end faster."""
+        if self.requested.is_set():
+            logger.warning("broker.hurrying")
+            self.hurried.set()
+        else:
+            logger.info("broker.stopping")
+            self.requested.set()
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Take the process's signals as wishes, within the block."""
+        loop = asyncio.get_running_loop()
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, self.request)
+        try:
+            yield
+        finally:
+            for number in STOP_SIGNALS:
+                loop.remove_signal_handler(number)
+
+
+async def serve(
+    configuration: Configuration, *, shutdown: Shutdown, announce: Callable[[Ready], None]
+) -> None:
+    """Serve until the shutdown is wished for; return when nothing is left.
+
+    Args:
+        configuration: What to serve.
+        shutdown: Whether to go on.
+        announce: Called once, when requests are answered.
+
+    Raises:
+        BrokerError: The port cannot be had, or the server does not start.
+    """
+    with contextlib.closing(bind(configuration.host, configuration.port)) as listener:
+        async with Supervisor() as supervisor:
+            agreement = await _unless_stopped(_try_server(configuration, supervisor), shutdown)
+            if agreement is not None:
+                ready = Ready(_url(listener, configuration), agreement)
+                await _serve(configuration, supervisor, listener, shutdown, lambda: announce(ready))
+
+
+async def _try_server(configuration: Configuration, supervisor: Supervisor) -> Agreement:
+    return await probe(
+        configuration.server,
+        supervisor,
+        client_name="stdio-broker",
+        client_version=__version__,
+        timeout=configuration.sessions.start_timeout,
+    )
+
+
+async def _serve(
+    configuration: Configuration,
+    supervisor: Supervisor,
+    listener: socket.socket,
+    shutdown: Shutdown,
+    announce: Callable[[], None],
+) -> None:
+    sessions = SessionManager(
+        configuration.server,
+        supervisor,
+        settings=configuration.sessions,
+        bridge_settings=configuration.bridge,
+        ids=SessionIds(),
+    )
+    app = App(McpEndpoint(sessions, configuration.http), sessions, configuration.http)
+    server = HttpServer(app, listener, configuration.http)
+    # The server is outermost: while children go down the ladder, clients still get answers.
+    async with server.serving(), asyncio.TaskGroup() as tasks, sessions:
+        announce()
+        await shutdown.requested.wait()
+        hurry = tasks.create_task(_hurry(shutdown, supervisor))
+        await _unless_hurried(sessions.drain(configuration.drain_grace), shutdown)
+        sessions.end_all("the broker is shutting down")
+        await supervisor.stop_all()
+        hurry.cancel()
+
+
+async def _hurry(shutdown: Shutdown, supervisor: Supervisor) -> None:
+    await shutdown.hurried.wait()
+    await supervisor.stop_all(eof_grace=0, stop_grace=0)
+
+
+async def _unless_stopped(work: Coroutine[None, None, Result], shutdown: Shutdown) -> Result | None:
+    return await _unless(shutdown.requested, work)
+
+
+async def _unless_hurried(work: Coroutine[None, None, Result], shutdown: Shutdown) -> Result | None:
+    return await _unless(shutdown.hurried, work)
+
+
+async def _unless(event: asyncio.Event, work: Coroutine[None, None, Result]) -> Result | None:
+    """Do some work; cancel it when the event is set, and return None."""
+    task = asyncio.create_task(work)
+    waiter = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        task.cancel()
+        waiter.cancel()
+        await asyncio.wait({task, waiter})
+    return None if task.cancelled() else task.result()
+
+
+def _url(listener: socket.socket, configuration: Configuration) -> str:
+    host, port = listener.getsockname()[:2]
+    if ":" in host:
+        host = f"[{host}]"
+    return f"http://{host}:{port}{configuration.http.path}"

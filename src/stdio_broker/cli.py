@@ -1,0 +1,272 @@
+"""The command line: options in, exit codes out; nothing else.
+
+Exit codes: 0 fine, 2 usage or configuration, 1 failed.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import click
+
+from . import __version__
+from .broker import Ready, Shutdown, serve
+from .config import Configuration, parse_env, run_configuration
+from .errors import BrokerError, ConfigError
+from .http import Settings as HttpSettings
+from .sessions import ProbeFailed
+from .sessions import Settings as SessionSettings
+from .supervisor import Config as ChildConfig
+from .supervisor import raise_descriptor_limit
+from .telemetry import LogFormat, LogLevel, configure_logging, printable
+
+__all__ = ["main"]
+
+_CHILD = ChildConfig(cmd=("default",))  # the library's own defaults, shown in --help
+_SESSIONS = SessionSettings()
+_HTTP = HttpSettings()
+
+_SECONDS = click.FloatRange(min=0)
+_POSITIVE = click.FloatRange(min=0, min_open=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="stdio-broker")
+def main() -> None:
+    """Serve stdio MCP servers over HTTP, each user with a supervised child process of their own."""
+
+
+@main.command(context_settings={"ignore_unknown_options": False})
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="Port; 0: any free one."
+)
+@click.option(
+    "--env",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="Set a variable for the server. NAME alone passes the broker's own value on, "
+    "which keeps a secret off the command line. May be repeated.",
+)
+@click.option("--name", help="What logs call the server.  [default: the command's name]")
+@click.option("--cwd", type=click.Path(exists=True, file_okay=False), help="Working directory of the server.")
+@click.option(
+    "--allow-remote",
+    is_flag=True,
+    help="Let --host be reachable from other machines, without any authentication.",
+)
+@click.option(
+    "--allow-host",
+    "allow_hosts",
+    multiple=True,
+    metavar="HOST",
+    help="Accept this name in the Host header, besides loopback names. May be repeated.",
+)
+@click.option(
+    "--allow-origin",
+    "allow_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Accept requests of web pages of this origin. May be repeated.",
+)
+@click.option(
+    "--max-sessions",
+    default=_SESSIONS.max_sessions,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Sessions, and so children, at once; more get 503 with Retry-After.",
+)
+@click.option(
+    "--max-body-bytes",
+    default=_HTTP.max_body_bytes,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Longest request body; a longer one gets 413.",
+)
+@click.option(
+    "--max-line-bytes",
+    default=_CHILD.max_line_bytes,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Longest line of the server; a longer answer fails its call.",
+)
+@click.option(
+    "--start-timeout",
+    default=_SESSIONS.start_timeout,
+    show_default=True,
+    type=_POSITIVE,
+    help="Seconds that the server has to answer `initialize`.",
+)
+@click.option(
+    "--idle-timeout",
+    default=_SESSIONS.idle_timeout,
+    show_default=True,
+    type=_POSITIVE,
+    help="Seconds without a request after which a session ends.",
+)
+@click.option(
+    "--eof-grace",
+    default=_CHILD.eof_grace,
+    show_default=True,
+    type=_SECONDS,
+    help="Seconds between closing a child's stdin and SIGTERM.",
+)
+@click.option(
+    "--stop-grace",
+    default=_CHILD.stop_grace,
+    show_default=True,
+    type=_SECONDS,
+    help="Seconds between SIGTERM and SIGKILL.",
+)
+@click.option(
+    "--drain-grace",
+    default=10.0,
+    show_default=True,
+    type=_SECONDS,
+    help="Seconds that open calls get to finish at shutdown.",
+)
+@click.option("--hints/--no-hints", default=None, help="Print how to connect.  [default: on a terminal]")
+@click.option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="Least severe events shown; debug shows the server's stderr.",
+)
+@click.option(
+    "--log-format",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "human", "json"]),
+    help="Form of the log on stderr; auto: human on a terminal, JSON otherwise.",
+)
+def run(
+    *,
+    command: tuple[str, ...],
+    env: tuple[str, ...],
+    hints: bool | None,
+    log_level: LogLevel,
+    log_format: LogFormat,
+    **options: object,
+) -> None:
+    r"""Serve one stdio MCP server over Streamable HTTP, without authentication.
+
+    COMMAND is started once to see that it speaks MCP, then once for every session. It gets a short
+    list of the broker's environment (PATH, HOME, LANG and the like) and what --env names.
+
+    \b
+      stdio-broker run -- mcp-server-git --repository .
+      stdio-broker run --env FORGEJO_URL=https://git.example --env FORGEJO_ACCESS_TOKEN \
+          -- forgejo-mcp --transport stdio
+      stdio-broker run --port 0 -- npx -y @modelcontextprotocol/server-everything
+
+    One line with the URL goes to stdout when requests are answered; logs go to stderr. Ctrl-C or
+    SIGTERM ends it: open calls may finish, then every child is stopped (stdin closed, SIGTERM,
+    SIGKILL), and the exit code is 0. A second one hurries.
+    """
+    configure_logging(log_level, log_format)
+    try:
+        configuration = run_configuration(
+            command=command,
+            env=parse_env(env, os.environ),
+            **options,  # type: ignore[arg-type] # click has checked their types
+        )
+        _drop_inherited_ignores()
+        raise_descriptor_limit()
+        show_hints = sys.stdout.isatty() if hints is None else hints
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_run(configuration, show_hints=show_hints))
+    except ConfigError as exc:
+        _fail(2, *exc.problems)
+    except ProbeFailed as exc:
+        _fail(1, *_explain(exc, command[0]))
+    except BrokerError as exc:
+        _fail(1, str(exc))
+
+
+async def _run(configuration: Configuration, *, show_hints: bool) -> None:
+    shutdown = Shutdown()
+    with shutdown.on_signals():
+        await serve(
+            configuration,
+            shutdown=shutdown,
+            announce=lambda ready: _announce(ready, configuration, show_hints=show_hints),
+        )
+
+
+def _announce(ready: Ready, configuration: Configuration, *, show_hints: bool) -> None:
+    agreement = ready.agreement
+    identity = (
+        " ".join(part for part in (agreement.name, agreement.server_version) if part) or "no name given"
+    )
+    click.echo(
+        f"stdio-broker: {configuration.server.name} ({printable(identity)}, "
+        f"MCP {agreement.revision.version}) is ready at {ready.url}"
+    )
+    if show_hints:
+        click.echo(_HINTS.format(url=ready.url, name=configuration.server.name), err=True)
+    sys.stdout.flush()
+
+
+_HINTS = """
+Connect with
+  Claude Code   claude mcp add --transport http {name} {url}
+  inspector     npx @modelcontextprotocol/inspector --cli {url} --transport http --method tools/list
+  curl          curl -i {url} -H 'Content-Type: application/json' \\
+                  -H 'Accept: application/json, text/event-stream' \\
+                  -d '{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{{"protocolVersion":"2025-11-25",\
+"capabilities":{{}},"clientInfo":{{"name":"curl","version":"0"}}}}}}'
+Stop with Ctrl-C.
+"""
+
+
+def _explain(exc: ProbeFailed, program: str) -> list[str]:
+    """Say what was seen of a command that is no MCP server, and what to try."""
+    lines = []
+    if exc.exit_status is not None:
+        lines.append(f"{program!r} {exc.exit_status} before it answered `initialize`")
+        lines.append("run the command by hand: an MCP server waits for messages on its stdin")
+    else:
+        lines.append(f"{program!r} runs, but is no MCP server that can be used: {printable(str(exc))}")
+        lines.append(
+            "check its arguments (many servers need `--transport stdio` or the like), or --start-timeout"
+        )
+    if exc.first_bad_line is not None:
+        lines.append(
+            f"its stdout, which may carry MCP messages only, began with: {printable(exc.first_bad_line)}"
+        )
+    if exc.stderr_tail:
+        lines.append("its last lines on stderr were:")
+        lines += [f"  {printable(line)}" for line in exc.stderr_tail[-10:]]
+    return lines
+
+
+def _fail(code: int, *lines: str) -> NoReturn:
+    first, *rest = lines
+    click.echo(f"stdio-broker: {first}", err=True)
+    for line in rest:
+        click.echo(f"  {line}" if code == 1 else f"stdio-broker: {line}", err=True)
+    sys.exit(code)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop  # noqa: PLC0415 - not everywhere
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def _drop_inherited_ignores() -> None:
+    """Make ignored signals that we inherited (nohup, for one) harmless for children.
+
+    A handler is reset by exec, but an ignored signal stays ignored: SIGTERM could not stop them.
+    """
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would eat every exit status

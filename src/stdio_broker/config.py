@@ -1,0 +1,151 @@
+"""The whole configuration, composed of each package's own settings and checked as one.
+
+All mistakes are reported at once, each with where it stands, what was found and what was expected.
+"""
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from .bridge import Settings as BridgeSettings
+from .errors import ConfigError
+from .http import LOOPBACK_HOSTS
+from .http import Settings as HttpSettings
+from .sessions import ServerRecipe
+from .sessions import Settings as SessionSettings
+from .supervisor import Config as ChildConfig
+
+__all__ = ["Configuration", "parse_env", "run_configuration"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """What a node does.
+
+    Attributes:
+        host: Address that the HTTP server listens on.
+        port: Its port; 0 is any free one.
+        drain_grace: Seconds that open calls get to finish at shutdown.
+        server: The server that is served.
+        http: Guards and bounds of the HTTP side.
+        sessions: Bounds of the sessions.
+        bridge: Bounds of each bridge.
+    """
+
+    host: str
+    port: int
+    drain_grace: float
+    server: ServerRecipe
+    http: HttpSettings = field(default_factory=HttpSettings)
+    sessions: SessionSettings = field(default_factory=SessionSettings)
+    bridge: BridgeSettings = field(default_factory=BridgeSettings)
+
+
+def parse_env(options: Iterable[str], ours: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that `--env` options name.
+
+    `NAME=VALUE` sets one; `NAME` alone takes our own value, which keeps a secret off the command line.
+
+    Raises:
+        ConfigError: Names every option that is neither, and every variable that we do not have.
+    """
+    env: dict[str, str] = {}
+    problems: list[str] = []
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not name:
+            problems.append("--env: expected NAME=VALUE or NAME, found no name")
+        elif equals:
+            env[name] = value
+        elif name in ours:
+            env[name] = ours[name]
+        else:
+            problems.append(
+                f"--env {name}: the broker's own environment has no {name}; set it, or use {name}=VALUE"
+            )
+    if problems:
+        raise ConfigError(*problems)
+    return env
+
+
+def run_configuration(
+    *,
+    command: tuple[str, ...],
+    host: str,
+    port: int,
+    env: Mapping[str, str],
+    name: str | None,
+    cwd: str | None,
+    allow_remote: bool,
+    allow_hosts: tuple[str, ...],
+    allow_origins: tuple[str, ...],
+    max_sessions: int,
+    max_body_bytes: int,
+    max_line_bytes: int,
+    start_timeout: float,
+    idle_timeout: float,
+    eof_grace: float,
+    stop_grace: float,
+    drain_grace: float,
+) -> Configuration:
+    """Return the configuration of `stdio-broker run`.
+
+    Raises:
+        ConfigError: Everything that is wrong with it.
+    """
+    problems: list[str] = []
+    if not _is_loopback(host) and not allow_remote:
+        problems.append(
+            f"--host {host}: this is reachable from other machines, and `run` has no authentication; "
+            "whoever reaches it runs the command with your rights. Add --allow-remote if that is what you want"
+        )
+    problems += [
+        f"--allow-origin {origin}: expected an origin, such as https://app.example"
+        for origin in allow_origins
+        if "://" not in origin
+    ]
+    child = None
+    try:
+        child = ChildConfig(
+            cmd=command,
+            env=env,
+            cwd=cwd,
+            eof_grace=eof_grace,
+            stop_grace=stop_grace,
+            max_line_bytes=max_line_bytes,
+        )
+    except ValueError as exc:
+        problems.append(str(exc))
+    if child is None or problems:
+        raise ConfigError(*problems)
+    return Configuration(
+        host=host,
+        port=port,
+        drain_grace=drain_grace,
+        server=ServerRecipe(name or _name_of(command), child),
+        http=HttpSettings(
+            allowed_hosts=LOOPBACK_HOSTS | {_as_host(host), *(_as_host(allowed) for allowed in allow_hosts)},
+            allowed_origins=frozenset(origin.lower().rstrip("/") for origin in allow_origins),
+            max_body_bytes=max_body_bytes,
+        ),
+        sessions=SessionSettings(
+            max_sessions=max_sessions, start_timeout=start_timeout, idle_timeout=idle_timeout
+        ),
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _as_host(host: str) -> str:
+    """Return a host as a Host header names it."""
+    host = host.lower()
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _name_of(command: tuple[str, ...]) -> str:
+    return command[0].rpartition("/")[2]

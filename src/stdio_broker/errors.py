@@ -1,0 +1,210 @@
+"""Every error that stdio-broker raises on purpose. Imports nothing.
+
+The type answers two questions: whose fault (`Local…`/`Remote…`), and did we close it or
+did it break. Facts are attributes; messages say what was expected and what was found, and
+never carry a secret, a message body or a child's stderr.
+
+    BrokerError
+    ├── ConfigError                 mistakes in options or files, all of them at once
+    ├── SpawnError                  the command could not be started
+    ├── ChildError
+    │   ├── ChildGone               the child's stdin is closed: it was stopped or has ended
+    │   ├── ChildExitError          the child ended badly
+    │   ├── EndOfOutput             the child's stdout has ended; every line was delivered
+    │   ├── LineTooLong             one line was over the limit; the next ones are in sync
+    │   └── NotExited               a question about an exit that has not happened
+    ├── ProtocolError
+    │   ├── LocalProtocolError      the client's message breaks a rule; its fault
+    │   └── RemoteProtocolError     the child's message breaks a rule; its fault
+    ├── StartTimeout                the child did not answer `initialize` in time
+    ├── BridgeBroken                the child ended under an exchange
+    ├── SessionNotFound             unknown, ended, or somebody else's: all look alike
+    └── Unavailable                 an admission limit is reached, or we are draining
+        ├── LimitReached
+        └── Draining
+"""
+
+__all__ = [
+    "BridgeBroken",
+    "BrokerError",
+    "ChildError",
+    "ChildExitError",
+    "ChildGone",
+    "ConfigError",
+    "Draining",
+    "EndOfOutput",
+    "LimitReached",
+    "LineTooLong",
+    "LocalProtocolError",
+    "NotExited",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "SessionNotFound",
+    "SpawnError",
+    "StartTimeout",
+    "Unavailable",
+]
+
+
+class BrokerError(Exception):
+    """Root of everything below."""
+
+
+class ConfigError(BrokerError):
+    """Options or files are wrong.
+
+    Attributes:
+        problems: One sentence per mistake; never empty.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class SpawnError(BrokerError):
+    """The operating system refused to start the command.
+
+    Attributes:
+        command: The program, without its arguments (they may hold a secret).
+        reason: Why, in words.
+    """
+
+    def __init__(self, command: str, reason: str) -> None:
+        super().__init__(f"cannot start {command!r}: {reason}")
+        self.command = command
+        self.reason = reason
+
+
+class ChildError(BrokerError):
+    """Something about a running or ended child."""
+
+
+class ChildGone(ChildError):
+    """A line cannot be sent: the child's stdin is closed."""
+
+
+class ChildExitError(ChildError):
+    """The child ended badly: by a non-zero code, a signal nobody asked for, or by SIGKILL.
+
+    Attributes:
+        code: Exit code, or None.
+        signal: Number of the signal that ended it, or None.
+    """
+
+    def __init__(self, message: str, *, code: int | None, signal: int | None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.signal = signal
+
+
+class EndOfOutput(ChildError):
+    """The child's stdout has ended and every line of it was delivered."""
+
+
+class LineTooLong(ChildError):
+    """One line was longer than the limit. Only that line is lost.
+
+    Attributes:
+        length: Bytes of the line, newline excluded.
+        head: Its first bytes.
+        tail: Its last bytes.
+    """
+
+    def __init__(self, length: int, limit: int, *, head: bytes, tail: bytes) -> None:
+        super().__init__(f"a line of {length} bytes exceeds the limit of {limit} bytes")
+        self.length = length
+        self.head = head
+        self.tail = tail
+
+
+class NotExited(ChildError):
+    """The child has not ended yet, so it has no exit status."""
+
+
+class ProtocolError(BrokerError):
+    """A message breaks a rule of JSON-RPC or MCP.
+
+    Attributes:
+        code: The JSON-RPC error code that fits.
+    """
+
+    def __init__(self, message: str, *, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class LocalProtocolError(ProtocolError):
+    """The client's message breaks a rule.
+
+    Attributes:
+        request_id: The raw JSON token of the message's id, where it could be read.
+        data: The `data` member of the error, as JSON text, or None.
+    """
+
+    def __init__(
+        self, message: str, *, code: int, request_id: bytes | None = None, data: bytes | None = None
+    ) -> None:
+        super().__init__(message, code=code)
+        self.request_id = request_id
+        self.data = data
+
+
+class RemoteProtocolError(ProtocolError):
+    """The child's message breaks a rule."""
+
+
+class StartTimeout(BrokerError):
+    """The child did not answer `initialize` in time.
+
+    Attributes:
+        timeout: Seconds it had.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(f"the server did not answer `initialize` within {timeout:g} seconds")
+        self.timeout = timeout
+
+
+class BridgeBroken(BrokerError):
+    """The child ended, or closed its stdout, under an exchange.
+
+    Attributes:
+        code: The child's exit code, or None.
+        signal: Number of the signal that ended it, or None.
+    """
+
+    def __init__(self, message: str, *, code: int | None = None, signal: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.signal = signal
+
+
+class SessionNotFound(BrokerError):
+    """No such session for this principal. A foreign one gets the same answer as an unknown one."""
+
+    def __init__(self) -> None:
+        super().__init__("no such session: it is unknown or has ended; send `initialize` to open a new one")
+
+
+class Unavailable(BrokerError):
+    """Not now.
+
+    Attributes:
+        retry_after: Seconds after which a retry makes sense.
+    """
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class LimitReached(Unavailable):
+    """An admission limit is reached."""
+
+
+class Draining(Unavailable):
+    """The broker is shutting down: calls in flight may finish, nothing new starts."""
+
+    def __init__(self) -> None:
+        super().__init__("the broker is shutting down", retry_after=5.0)

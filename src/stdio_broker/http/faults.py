@@ -1,0 +1,85 @@
+"""The one table from what went wrong to an HTTP status and a JSON-RPC code.
+
+Source: MCP 2025-11-25, basic/transports; `docs/errors.md` explains each to users.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from ..errors import (
+    BridgeBroken,
+    BrokerError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    SessionNotFound,
+    SpawnError,
+    StartTimeout,
+    Unavailable,
+)
+from ..protocol.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, error_response
+from .guards import Refused
+from .wire import Headers, PayloadTooLarge, PeerTooSlow
+
+__all__ = ["FAULTS", "JSON", "Answer", "answer_to"]
+
+JSON = (b"content-type", b"application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole HTTP answer."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+#: Exception → (HTTP status, JSON-RPC code). The first row that fits counts.
+#:
+#: What went wrong behind a well-formed request is told in the JSON-RPC error, with status 200:
+#: clients show that message to their user, but of another status they show only the number.
+FAULTS: tuple[tuple[type[Exception], int, int], ...] = (
+    (LocalProtocolError, 400, INVALID_REQUEST),
+    (SessionNotFound, 404, INVALID_REQUEST),
+    (PayloadTooLarge, 413, INVALID_REQUEST),
+    (PeerTooSlow, 408, INVALID_REQUEST),
+    (Unavailable, 503, INTERNAL_ERROR),
+    (SpawnError, 200, INTERNAL_ERROR),
+    (StartTimeout, 200, INTERNAL_ERROR),
+    (RemoteProtocolError, 200, INTERNAL_ERROR),
+    (BridgeBroken, 200, INTERNAL_ERROR),
+    (BrokerError, 500, INTERNAL_ERROR),
+)
+
+
+def answer_to(exc: Exception, request_id: bytes | None) -> Answer:
+    """Return the answer to what went wrong.
+
+    Args:
+        exc: Something in the table, or `Refused`.
+        request_id: The raw id of the request that it went wrong with, if there is one.
+    """
+    if isinstance(exc, Refused):
+        return Answer(exc.status, (JSON, *exc.headers), error_response(None, INVALID_REQUEST, str(exc)))
+    status, code = next((status, code) for kind, status, code in FAULTS if isinstance(exc, kind))
+    headers: list[tuple[bytes, bytes]] = [JSON]
+    data = None
+    if isinstance(exc, LocalProtocolError):
+        code = exc.code
+        data = None if exc.data is None else msgspec.Raw(exc.data)
+        request_id = request_id or exc.request_id
+    if isinstance(exc, Unavailable):
+        headers.append((b"retry-after", b"%d" % max(1, round(exc.retry_after))))
+    return Answer(status, headers, error_response(request_id, code, _message(exc), data))
+
+
+def _message(exc: Exception) -> str:
+    if isinstance(exc, SpawnError):
+        # The command and its path are the operator's business; they are in our log.
+        return "the server could not be started; the operator finds the reason in the broker's log"
+    if isinstance(exc, BrokerError):
+        return str(exc)
+    if isinstance(exc, PayloadTooLarge):
+        return "the request's body is longer than this broker accepts"
+    return "the request's body did not arrive in time"

@@ -1,0 +1,97 @@
+"""Who may talk to us, and in which form: checks on the head of a request, before its body is read.
+
+Source: MCP 2025-11-25, basic/transports, "Security Warning" (Host, Origin) and "Sending Messages to
+the Server" (Accept, Content-Type).
+"""
+
+from collections.abc import Set as AbstractSet
+from urllib.parse import urlsplit
+
+from .wire import HttpRequest
+
+__all__ = ["Refused", "check_accept", "check_content_type", "check_host", "check_origin"]
+
+
+class Refused(Exception):
+    """The request is answered here and now.
+
+    Attributes:
+        status: HTTP status.
+        headers: Extra header fields.
+    """
+
+    def __init__(self, status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+
+
+def check_host(request: HttpRequest, allowed: AbstractSet[str]) -> None:
+    """Refuse a request that names another host than ours.
+
+    Raises:
+        Refused: 421.
+    """
+    host = _host_of(request.header(b"host"))
+    if host not in allowed:
+        raise Refused(421, f"the Host header names {host!r}, which is not served here")
+
+
+def check_origin(request: HttpRequest, hosts: AbstractSet[str], origins: AbstractSet[str]) -> None:
+    """Refuse a request of a web page that is not on an allowed host or origin.
+
+    A client that is no browser sends no Origin.
+
+    Raises:
+        Refused: 403.
+    """
+    value = request.header(b"origin")
+    if value is None:
+        return
+    origin = value.decode("latin-1").lower()
+    if origin in origins:
+        return
+    try:
+        parts = urlsplit(origin)
+        host = _host_of(parts.netloc.encode("latin-1"))
+    except ValueError:
+        host = None
+    if host not in hosts:
+        raise Refused(403, f"pages of the origin {origin!r} may not use this endpoint")
+
+
+def check_content_type(request: HttpRequest) -> None:
+    """Refuse a body that is not JSON.
+
+    Raises:
+        Refused: 415.
+    """
+    value = request.header(b"content-type") or b""
+    if value.split(b";", 1)[0].strip().lower() != b"application/json":
+        found = value.decode("latin-1")
+        raise Refused(415, f"expected Content-Type: application/json, found {found!r}")
+
+
+def check_accept(request: HttpRequest, *needed: bytes) -> None:
+    """Refuse a client that does not take every media type that we may answer with.
+
+    Raises:
+        Refused: 406.
+    """
+    value = request.header(b"accept") or b""
+    accepted = [part.split(b";", 1)[0].strip().lower() for part in value.split(b",")]
+    for media_type in needed:
+        if not {media_type, media_type.split(b"/")[0] + b"/*", b"*/*"}.intersection(accepted):
+            expected = b", ".join(needed).decode()
+            raise Refused(406, f"expected Accept: {expected}, found {value.decode('latin-1')!r}")
+
+
+def _host_of(netloc: bytes | None) -> str | None:
+    """Return the host of `host:port`, lower case; None if there is none."""
+    if not netloc:
+        return None
+    text = netloc.decode("latin-1").lower()
+    if text.startswith("["):  # an IPv6 address in brackets
+        address, bracket, _ = text.partition("]")
+        return address + bracket
+    return text.partition(":")[0]

@@ -1,0 +1,37 @@
+"""What the HTTP side accepts."""
+
+from dataclasses import dataclass
+
+__all__ = ["LOOPBACK_HOSTS", "Settings"]
+
+#: Names by which a browser or client on this machine reaches a loopback address.
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Bounds and guards of the endpoint.
+
+    Attributes:
+        path: Where the endpoint is.
+        allowed_hosts: Hosts that the Host header may name, whatever the port; lower case, IPv6 in
+            brackets. The guard against DNS rebinding: a page of somebody else's whose name was made
+            to point at us still names itself.
+        allowed_origins: Origins of web pages that may use the endpoint, besides those on an allowed
+            host; as a browser sends them.
+        max_body_bytes: Longest request body. A 16 MiB value crosses with its envelope, and more.
+        max_header_bytes: Longest request head: what nginx and Node take, and more than enough.
+        body_timeout: Seconds that a client may pause while it sends a body.
+        keep_alive_interval: Seconds of silence after which a stream gets a comment, and after which
+            an answer that is still to come becomes a stream. Proxies give up after 30 to 60.
+        write_timeout: Seconds that a client may take to read what was written to it.
+    """
+
+    path: str = "/mcp"
+    allowed_hosts: frozenset[str] = LOOPBACK_HOSTS
+    allowed_origins: frozenset[str] = frozenset()
+    max_body_bytes: int = 64 * 1024 * 1024
+    max_header_bytes: int = 32 * 1024
+    body_timeout: float = 30.0
+    keep_alive_interval: float = 15.0
+    write_timeout: float = 60.0

@@ -1,0 +1,263 @@
+"""All sessions of a node: opened within bounds, found by their owner only, ended whole.
+
+A session holds a child from its `initialize` to its end, whatever ends it: the client's DELETE,
+idleness, the child's own end, or our shutdown. Each session has one task, which sees its child
+through to the last byte; so a place is free again only when the process is really gone.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from ..bridge import Bridge, Exchange
+from ..bridge import Settings as BridgeSettings
+from ..errors import BridgeBroken, ChildGone, Draining, LimitReached, SessionNotFound, StartTimeout
+from ..protocol.handshake import agree, clamp_request
+from ..protocol.jsonrpc import Request
+from ..supervisor import Supervisor
+from .ids import SessionIds
+from .principal import Principal
+from .server import ServerRecipe
+from .session import Session
+from .settings import Settings
+
+__all__ = ["Opened", "SessionManager", "SessionStatistics"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What came of an `initialize`.
+
+    Attributes:
+        session: The new session; None if the server refused.
+        bridge: Its bridge, to release the exchange.
+        exchange: The server's answer is on it, behind what the server said before.
+    """
+
+    session: Session | None
+    bridge: Bridge
+    exchange: Exchange
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatistics:
+    """A snapshot.
+
+    Attributes:
+        sessions: Sessions that clients can use.
+        places: Places taken, those included whose child is being started or stopped.
+        max_sessions: Places there are.
+        draining: Whether the node is shutting down.
+    """
+
+    sessions: int
+    places: int
+    max_sessions: int
+    draining: bool
+
+
+class SessionManager:
+    """Open, find and end sessions.
+
+    Use as an async context manager: leaving it ends every session.
+
+    Args:
+        server: What to start for each session.
+        supervisor: Starts the children.
+        settings: Bounds.
+        bridge_settings: Bounds of each bridge.
+        ids: Mints the ids.
+    """
+
+    def __init__(
+        self,
+        server: ServerRecipe,
+        supervisor: Supervisor,
+        *,
+        settings: Settings,
+        bridge_settings: BridgeSettings,
+        ids: SessionIds,
+    ) -> None:
+        self._server = server
+        self._supervisor = supervisor
+        self._settings = settings
+        self._bridge_settings = bridge_settings
+        self._ids = ids
+        self._sessions: dict[str, Session] = {}
+        self._places = 0
+        self._start_slots = asyncio.Semaphore(settings.max_starting)
+        self._draining = False
+        self._changed = asyncio.Event()  # a bridge went idle, or a session ended
+        self._tasks = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> Self:
+        """Return the manager."""
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End every session and wait until no child is left."""
+        self._draining = True
+        self.end_all("the broker is shutting down")
+        await self._tasks.__aexit__(kind, exc, trace)
+
+    async def open(self, principal: Principal, request: Request) -> Opened:
+        """Start a child, pass `initialize` to it, and open a session if it agrees.
+
+        Cancelling it (the client has gone) stops the child again.
+
+        Raises:
+            Draining: We are shutting down.
+            LimitReached: There is no place, or no turn to start came in time.
+            LocalProtocolError: The request is no valid `initialize`.
+            RemoteProtocolError: The server chose a version that we do not speak.
+            SpawnError: The command cannot be started.
+            StartTimeout: The server did not answer in time.
+            BridgeBroken: The server ended before it read the request.
+        """
+        clamp_request(request)
+        if self._draining:
+            raise Draining
+        with self._place() as place:
+            async with self._start_turn():
+                session = await self._start(principal)
+                place.pop_all()  # from here on the session's own task gives it back
+                return await self._initialize(session, request)
+
+    def find(self, principal: Principal, session_id: str) -> Session:
+        """Return a living session of this principal, and note that it is used.
+
+        Raises:
+            SessionNotFound: It is unknown, has ended, or is somebody else's.
+        """
+        session = self._sessions.get(session_id)
+        if session is None or session.principal != principal:
+            raise SessionNotFound
+        session.last_used = asyncio.get_running_loop().time()
+        return session
+
+    def end(self, session: Session, reason: str) -> None:
+        """End a session: unknown from now on, its calls failed, its child stopped behind our back."""
+        if session.ended is None:
+            del self._sessions[session.id]
+            session.end(reason)
+            logger.info("session.ended", extra={"session": session.log_name, "reason": reason})
+            self._tasks.create_task(session.child.stop(), name="stop child")
+
+    def end_all(self, reason: str) -> None:
+        """End every session."""
+        for session in list(self._sessions.values()):
+            self.end(session, reason)
+
+    async def drain(self, grace: float) -> None:
+        """Open nothing new, and wait until no client waits for an answer, at most `grace` seconds."""
+        self._draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                while any(session.bridge.busy for session in self._sessions.values()):
+                    self._changed.clear()
+                    await self._changed.wait()
+
+    def statistics(self) -> SessionStatistics:
+        """Return a snapshot."""
+        return SessionStatistics(
+            sessions=len(self._sessions),
+            places=self._places,
+            max_sessions=self._settings.max_sessions,
+            draining=self._draining,
+        )
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[contextlib.ExitStack]:
+        if self._places >= self._settings.max_sessions:
+            raise LimitReached(
+                f"all {self._settings.max_sessions} sessions are in use",
+                retry_after=self._settings.retry_after,
+            )
+        self._places += 1
+        with contextlib.ExitStack() as place:
+            place.callback(self._give_back)
+            yield place
+
+    def _give_back(self) -> None:
+        self._places -= 1
+        self._changed.set()
+
+    @contextlib.asynccontextmanager
+    async def _start_turn(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._settings.queue_timeout):
+                await self._start_slots.acquire()
+        except TimeoutError:
+            raise LimitReached(
+                f"{self._settings.max_starting} servers are being started already",
+                retry_after=self._settings.retry_after,
+            ) from None
+        try:
+            yield
+        finally:
+            self._start_slots.release()
+
+    async def _start(self, principal: Principal) -> Session:
+        child = await self._supervisor.start(self._server.config)
+        bridge = Bridge(child, self._bridge_settings, on_idle=self._changed.set)
+        session = Session(self._ids.mint(), principal, child, bridge, asyncio.get_running_loop().time())
+        self._sessions[session.id] = session
+        self._tasks.create_task(self._serve(session), name=f"session {session.log_name}")
+        logger.info(
+            "session.started",
+            extra={"session": session.log_name, "server": self._server.name, "pid": child.pid},
+        )
+        return session
+
+    async def _initialize(self, session: Session, request: Request) -> Opened:
+        try:
+            async with asyncio.timeout(self._settings.start_timeout):
+                exchange = await session.bridge.call(request)
+                session.agreement = agree(await exchange.wait_answered())
+        except TimeoutError:
+            self.end(session, "no answer to initialize")
+            raise StartTimeout(self._settings.start_timeout) from None
+        except ChildGone:
+            self.end(session, "the server ended")
+            raise BridgeBroken("the server process ended before it read `initialize`") from None
+        except BaseException:
+            self.end(session, "initialize failed")
+            raise
+        if session.agreement is None:
+            self.end(session, "the server refused initialize")
+            return Opened(None, session.bridge, exchange)
+        return Opened(session, session.bridge, exchange)
+
+    async def _serve(self, session: Session) -> None:
+        """Run a session to its end; give its place back when nothing of its child is left."""
+        self._check_idle(session)
+        try:
+            await session.bridge.run()
+        except Exception:  # a session's entry point: a mistake of ours must not end the others
+            logger.exception("session.failed", extra={"session": session.log_name})
+        finally:
+            self.end(session, "the server ended")
+            await session.child.wait()
+            self._give_back()
+
+    def _check_idle(self, session: Session) -> None:
+        """End the session if it is idle; else look again when it could be at the earliest."""
+        if session.ended is not None:
+            return
+        loop = asyncio.get_running_loop()
+        if session.bridge.busy:
+            session.last_used = loop.time()
+        due = session.last_used + self._settings.idle_timeout
+        if due <= loop.time():
+            self.end(session, "idle")
+        else:
+            session.idle_timer = loop.call_at(due, self._check_idle, session)

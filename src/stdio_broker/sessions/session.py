@@ -1,0 +1,53 @@
+"""One session: a client of one principal, with a child of its own."""
+
+import asyncio
+
+from ..bridge import Bridge
+from ..errors import BridgeBroken
+from ..protocol.handshake import Agreement
+from ..supervisor import Child
+from .principal import Principal
+
+__all__ = ["Session"]
+
+
+class Session:
+    """What a client opened with `initialize`, up to MCP 2025-11-25.
+
+    Attributes:
+        id: Its id, a secret of the client.
+        principal: Whose it is; nobody else's requests reach it.
+        bridge: Its child, joined to the protocol.
+        child: Its child.
+        agreement: What was agreed in `initialize`; None until then.
+        last_used: When a client last sent something (event loop time, seconds).
+        idle_timer: Looks next whether the session is idle.
+        ended: Why it ended, or None while it lives.
+    """
+
+    __slots__ = ("agreement", "bridge", "child", "ended", "id", "idle_timer", "last_used", "principal")
+
+    def __init__(
+        self, session_id: str, principal: Principal, child: Child, bridge: Bridge, now: float
+    ) -> None:
+        self.id = session_id
+        self.principal = principal
+        self.child = child
+        self.bridge = bridge
+        self.agreement: Agreement | None = None
+        self.last_used = now
+        self.idle_timer: asyncio.TimerHandle | None = None
+        self.ended: str | None = None
+
+    @property
+    def log_name(self) -> str:
+        """Enough of the id to tell sessions apart in a log, too little to use it."""
+        return self.id.split("-")[1][:8]
+
+    def end(self, reason: str) -> None:
+        """Fail what is open and end its streams. The child is stopped by whoever started it."""
+        if self.ended is None:
+            self.ended = reason
+            if self.idle_timer is not None:
+                self.idle_timer.cancel()
+            self.bridge.fail(BridgeBroken(f"the session has ended: {reason}"))

@@ -1,0 +1,49 @@
+"""Child processes that cannot leak: started, fed, watched, stopped and reaped. Knows no protocol.
+
+    from stdio_broker.supervisor import Config, start
+
+    child = await start(Config(cmd=["cat"]))
+    await child.stdin.send(b"hello")
+    print(await child.stdout.receive())
+    status = await child.stop()          # EOF → SIGTERM → SIGKILL, on the whole process group
+
+Usable alone; imports neither a web framework nor anything of the broker but its errors.
+"""
+
+import sys
+
+if sys.platform == "win32":
+    raise ImportError("stdio_broker.supervisor needs a POSIX system (Linux, macOS); Windows is not supported")
+
+from ..errors import ChildError, ChildExitError, ChildGone, EndOfOutput, LineTooLong, NotExited, SpawnError
+from .child import Child, start
+from .config import Config
+from .descriptors import raise_descriptor_limit
+from .environment import MINIMAL, build_environment
+from .pipes import LineReader, LineWriter
+from .splitter import OversizeLine
+from .status import ExitStatus, Phase
+from .supervisor import Supervisor, SupervisorStatistics
+
+__all__ = [
+    "MINIMAL",
+    "Child",
+    "ChildError",
+    "ChildExitError",
+    "ChildGone",
+    "Config",
+    "EndOfOutput",
+    "ExitStatus",
+    "LineReader",
+    "LineTooLong",
+    "LineWriter",
+    "NotExited",
+    "OversizeLine",
+    "Phase",
+    "SpawnError",
+    "Supervisor",
+    "SupervisorStatistics",
+    "build_environment",
+    "raise_descriptor_limit",
+    "start",
+]

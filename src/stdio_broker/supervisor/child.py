@@ -1,0 +1,370 @@
+"""One running child, from its start to its last byte.
+
+    start → RUNNING ─ stop() ─▶ FLUSH → EOF → TERM(+CONT) → KILL → exit peeked → SWEEP → DRAIN → REAP → DONE
+               └──── exits by itself ───────────────────────────────▶ exit peeked
+
+*Exit*, *end of output* and *stop* are three facts, and each can come first. One task per child
+turns them into one end; everybody else only changes facts and wakes it. `done` means: reaped,
+every descriptor closed, the last line of stdout and stderr delivered, the process group empty
+or reported. It knows no protocol.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from ..errors import ChildExitError, NotExited
+from .config import Config
+from .environment import build_environment
+from .exit_watch import ExitWatch, PidfdWatch, ThreadWatch, Waited
+from .ladder import Ladder, Rung
+from .pipes import LineReader, LineWriter, StderrPump
+from .spawner import Spawned, Spawner, default_spawner, resolve
+from .status import ExitStatus, Phase
+
+__all__ = ["Child", "start"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between looks at a group whose members were killed but have not vanished yet. There
+#: is no event for that; the wait is bounded by `kill_grace`.
+GROUP_POLL_INTERVAL = 0.002
+
+
+async def start(
+    config: Config, *, spawner: Spawner | None = None, on_done: Callable[["Child"], None] | None = None
+) -> "Child":
+    """Start a child.
+
+    Cancelling the start leaves no process and no descriptor behind. Cancelling anything later
+    never ends the child: it lives until it exits or is stopped.
+
+    Args:
+        config: What to run.
+        spawner: Thread that starts it; None is the one shared by this process.
+        on_done: Called once when the child is done.
+
+    Raises:
+        SpawnError: The operating system refused; the message says why and what to change.
+    """
+    spawner = spawner or default_spawner()
+    env = build_environment(os.environ, inherit=config.inherit_env, overrides=config.env)
+    argv = resolve([os.fspath(argument) for argument in config.cmd], env)
+    cwd = None if config.cwd is None else os.fspath(config.cwd)
+    spawned = await spawner.spawn(argv, env=env, cwd=cwd)
+    try:
+        return Child(config, spawned, on_done)
+    except BaseException:
+        # No thread could be started to watch it.
+        spawner.discard(spawned)
+        raise
+
+
+class Child:
+    """A running child. Made by `start`, never directly.
+
+    Attributes:
+        stdin: Lines to the child; `close()` is EOF.
+        stdout: Lines from the child, for one consumer.
+        exited: Set when the process has exited; its last output may still be on the way.
+        done: Set when nothing of the child is left (see the module's docstring).
+    """
+
+    __slots__ = (
+        "_cancelled",
+        "_changed",
+        "_config",
+        "_ladder",
+        "_loop",
+        "_on_done",
+        "_pid",
+        "_status",
+        "_stderr",
+        "_stopping",
+        "_task",
+        "_watch",
+        "done",
+        "exited",
+        "stdin",
+        "stdout",
+    )
+
+    def __init__(
+        self, config: Config, spawned: Spawned, on_done: Callable[["Child"], None] | None = None
+    ) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        self._config = config
+        self._on_done = on_done
+        self._pid: int | None = spawned.pid
+        self._ladder = Ladder(
+            flush_grace=config.flush_grace,
+            eof_grace=config.eof_grace,
+            stop_grace=config.stop_grace,
+            kill_grace=config.kill_grace,
+        )
+        self._changed = asyncio.Event()
+        self._stopping = False
+        self._cancelled = False
+        self._status: ExitStatus | None = None
+        self.exited = asyncio.Event()
+        self.done = asyncio.Event()
+        # First, because it may fail (no thread); the rest cannot.
+        self._watch: ExitWatch
+        if spawned.pidfd is None:
+            self._watch = ThreadWatch(loop, spawned.pid, self._exit_peeked)
+        else:
+            self._watch = PidfdWatch(loop, spawned.pid, spawned.pidfd, self._exit_peeked)
+        self.stdin = LineWriter(
+            loop, spawned.stdin, buffer_bytes=config.stdin_buffer_bytes, on_flushed=self._changed.set
+        )
+        self.stdout = LineReader(
+            loop,
+            spawned.stdout,
+            max_line_bytes=config.max_line_bytes,
+            buffer_bytes=config.stdout_buffer_bytes,
+            on_end=self._changed.set,
+        )
+        self._stderr = StderrPump(
+            loop,
+            spawned.stderr,
+            callback=config.on_stderr,
+            max_line_bytes=config.max_stderr_line_bytes,
+            tail_lines=config.stderr_tail_lines,
+            on_end=self._changed.set,
+        )
+        logger.info("child.started", extra={"pid": spawned.pid})
+        self._task = loop.create_task(self._live(), name=f"child {spawned.pid}")
+
+    @property
+    def pid(self) -> int | None:
+        """Its pid; None once it is reaped, because the number may be a stranger's then."""
+        return self._pid
+
+    @property
+    def stderr_tail(self) -> tuple[str, ...]:
+        """The last lines of its stderr, oldest first. The child's own text: show it to operators only."""
+        return self._stderr.tail
+
+    def exit_status(self) -> ExitStatus:
+        """Return how it ended.
+
+        Raises:
+            NotExited: It is not done yet.
+        """
+        if self._status is None:
+            raise NotExited("the child is not done yet; wait for `done` first")
+        return self._status
+
+    def exit_err(self) -> ChildExitError | None:
+        """Return the error of a bad end; None after a clean exit, or a stop that was obeyed.
+
+        Raises:
+            NotExited: It is not done yet.
+        """
+        status = self.exit_status()
+        if status.ok:
+            return None
+        return ChildExitError(f"the child {status}", code=status.code, signal=status.signal)
+
+    async def wait(self) -> ExitStatus:
+        """Wait until it is done, without asking it to end, and return how it ended."""
+        await self.done.wait()
+        return self.exit_status()
+
+    async def stop(self, *, eof_grace: float | None = None, stop_grace: float | None = None) -> ExitStatus:
+        """End the child by the stop ladder and return how it ended.
+
+        May be called any number of times, by any number of tasks: they share one way down, and
+        each can only shorten it. Cancelling any of them sends SIGKILL at once, and the
+        cancellation goes on when the child is done.
+
+        Args:
+            eof_grace: Seconds between EOF and SIGTERM; None is the configured grace.
+            stop_grace: Seconds between SIGTERM and SIGKILL; None is the configured grace.
+
+        Raises:
+            ValueError: A grace is negative.
+        """
+        self._ladder.shorten(eof_grace=eof_grace, stop_grace=stop_grace)
+        self._stopping = True
+        self._changed.set()
+        try:
+            await self.done.wait()
+        except asyncio.CancelledError:
+            self._hurry()
+            # Bounded: kill_grace and drain_grace are all that is left of the ladder.
+            await self.done.wait()
+            raise
+        return self.exit_status()
+
+    async def __aenter__(self) -> Self:
+        """Return the child; it is running already."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop it."""
+        await self.stop()
+
+    def _exit_peeked(self) -> None:
+        self.exited.set()
+        self._changed.set()
+        if self._status is not None:  # it was reported as unkillable, and ended after all
+            waited = self._reap()
+            logger.warning(
+                "child.reaped_late", extra={"exit_code": waited.code, "exit_signal": waited.signal}
+            )
+
+    def _hurry(self) -> None:
+        self._stopping = True
+        self._ladder.shorten(eof_grace=0, stop_grace=0)
+        self._changed.set()
+
+    async def _live(self) -> None:
+        """Wait for the end, and see it through. The only writer of the child's state."""
+        await self._until(lambda: self.exited.is_set() or self._stopping)
+        phase = await self._climb_down()
+        pid = self._pid
+        waited = Waited(code=None, signal=None, core=False)
+        survivors = False
+        if self.exited.is_set():
+            self._sweep()
+        else:
+            phase = Phase.UNKILLABLE
+        pipes_held = await self._drain()
+        if self.exited.is_set():
+            waited = self._reap()
+            survivors = await self._outlive_group()
+            self._watch.close()
+        self._status = ExitStatus(
+            code=waited.code,
+            signal=waited.signal,
+            core=waited.core,
+            phase=phase,
+            pipes_held=pipes_held,
+            survivors=survivors,
+            stdin_dropped=self.stdin.dropped_bytes,
+            stdout_discarded=self.stdout.discarded_bytes,
+            stderr_dropped=self._stderr.dropped_lines,
+        )
+        self._report(pid, self._status)
+        self.done.set()
+        if self._on_done is not None:
+            self._on_done(self)
+        if self._cancelled:
+            raise asyncio.CancelledError
+
+    async def _climb_down(self) -> Phase:
+        """Take one step of the ladder after the other until the child has exited."""
+        if self.exited.is_set():
+            return Phase.SELF
+        # A child that is blocked writing to a full pipe can neither see EOF nor act on SIGTERM.
+        self.stdout.drain()
+        await self._until(
+            lambda: self.exited.is_set() or not self.stdin.unwritten_bytes,
+            grace=lambda: self._ladder.grace(Rung.FLUSH),
+        )
+        phase = Phase.SELF
+        for rung in (Rung.EOF, Rung.TERM, Rung.KILL):
+            if self.exited.is_set():
+                break
+            phase = await self._step(rung)
+        return phase
+
+    async def _step(self, rung: Rung) -> Phase:
+        self._apply(rung)
+        await self._until(self.exited.is_set, grace=lambda: self._ladder.grace(rung))
+        return rung.value
+
+    def _apply(self, rung: Rung) -> None:
+        try:
+            if rung is Rung.EOF:
+                self.stdin.close()
+            elif rung is Rung.TERM:
+                self._watch.signal_group(signal.SIGTERM)
+                self._watch.signal_group(signal.SIGCONT)
+            elif rung is Rung.KILL:
+                self._watch.signal_group(signal.SIGKILL)
+        except PermissionError:  # a set-uid child
+            logger.warning("child.signal_refused", extra={"pid": self._pid, "step": rung.name.lower()})
+
+    def _sweep(self) -> None:
+        """Kill what the child left in its group. It is not reaped yet, so the group is still ours."""
+        if self._config.orphans == "leave":
+            return
+        try:
+            self._watch.signal_group(signal.SIGKILL)
+        except PermissionError:
+            logger.warning("child.signal_refused", extra={"pid": self._pid, "step": "sweep"})
+
+    async def _drain(self) -> bool:
+        """Read both pipes to their ends, bounded; return whether somebody still holds one open."""
+        self.stdin.close()
+        self.stdout.drain()
+        await self._until(
+            lambda: self.stdout.ended and self._stderr.ended, grace=lambda: self._config.drain_grace
+        )
+        held = not (self.stdout.ended and self._stderr.ended)
+        self.stdout.close()
+        self._stderr.close()
+        return held
+
+    def _reap(self) -> Waited:
+        waited = self._watch.reap()
+        self._pid = None
+        if self._status is not None:
+            self._watch.close()
+        return waited
+
+    async def _outlive_group(self) -> bool:
+        """Wait until the swept group is gone; return whether members outlived `kill_grace`."""
+        if self._config.orphans == "leave":
+            return False
+        deadline = self._loop.time() + self._config.kill_grace
+        while self._watch.group_alive():
+            if self._loop.time() >= deadline:
+                return True
+            await self._until(lambda: False, grace=lambda: GROUP_POLL_INTERVAL)
+        return False
+
+    async def _until(
+        self, condition: Callable[[], bool], *, grace: Callable[[], float] | None = None
+    ) -> None:
+        """Wait until the condition holds, or the grace (which may shrink meanwhile) is over.
+
+        The condition is looked at whenever `_changed` is set. A cancellation of this task (the
+        event loop is being shut down) means: now, and by force. It is raised at the very end.
+        """
+        started = self._loop.time()
+        while not condition():
+            self._changed.clear()
+            left = None if grace is None else started + grace() - self._loop.time()
+            if left is not None and left <= 0:
+                return
+            try:
+                async with asyncio.timeout(left):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
+            except asyncio.CancelledError:
+                self._cancelled = True
+                self._hurry()
+
+    def _report(self, pid: int | None, status: ExitStatus) -> None:
+        level = logging.INFO if status.ok else logging.WARNING
+        if status.phase is Phase.UNKILLABLE or status.survivors:
+            level = logging.ERROR
+        facts = {
+            "pid": pid,
+            "exit_code": status.code,
+            "exit_signal": status.signal,
+            "phase": status.phase.value,
+        }
+        if status.pipes_held or status.survivors:
+            facts |= {"pipes_held": status.pipes_held, "survivors": status.survivors}
+        logger.log(level, "child.exited", extra=facts)

@@ -1,0 +1,59 @@
+"""The child's environment, from an allow-list. Pure.
+
+A broker holds secrets; a child gets the few variables that programs need, and what its
+configuration names. Source: design decision 8; MCP python-sdk inherits six names.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+__all__ = ["MINIMAL", "build_environment"]
+
+#: Names that "minimal" lets through; a trailing * is a prefix.
+MINIMAL = (
+    "HOME",
+    "LANG",
+    "LC_*",
+    "LOGNAME",
+    "PATH",
+    "SHELL",
+    "TERM",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    # Without these two no Go, Node or Python program trusts a private certificate authority.
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+)
+
+
+def build_environment(
+    ours: Mapping[str, str],
+    *,
+    inherit: Literal["minimal", "all"] | Collection[str],
+    overrides: Mapping[str, str | None],
+) -> dict[str, str]:
+    """Return the environment of a child.
+
+    Args:
+        ours: The environment to inherit from.
+        inherit: "minimal", "all", or the names to let through (a trailing * is a prefix).
+        overrides: Variables to set; None unsets one.
+    """
+    if inherit == "all":
+        env = dict(ours)
+    else:
+        names = MINIMAL if inherit == "minimal" else tuple(inherit)
+        exact = {name for name in names if not name.endswith("*")}
+        prefixes = tuple(name[:-1] for name in names if name.endswith("*"))
+        env = {
+            name: value
+            for name, value in ours.items()
+            if name in exact or (prefixes and name.startswith(prefixes))
+        }
+    for name, value in overrides.items():
+        if value is None:
+            env.pop(name, None)
+        else:
+            env[name] = value
+    return env

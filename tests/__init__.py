@@ -1,0 +1,1 @@
+"""Tests of stdio-broker: the tree mirrors `src/stdio_broker`, one file per module."""
