@@ -14,7 +14,7 @@ import click
 
 from . import __version__
 from .broker import Ready, Shutdown, serve
-from .config import Configuration, parse_env, run_configuration
+from .config import Configuration, run_configuration
 from .errors import BrokerError, ConfigError
 from .http import Settings as HttpSettings
 from .sessions import ProbeFailed
@@ -147,32 +147,31 @@ def main() -> None:
 def run(
     *,
     command: tuple[str, ...],
-    env: tuple[str, ...],
     hints: bool | None,
     log_level: LogLevel,
     log_format: LogFormat,
     **options: object,
 ) -> None:
-    r"""Serve one stdio MCP server over Streamable HTTP, without authentication.
+    """Serve one stdio MCP server over Streamable HTTP, without authentication.
 
     COMMAND is started once to see that it speaks MCP, then once for every session. It gets a short
     list of the broker's environment (PATH, HOME, LANG and the like) and what --env names.
 
     \b
       stdio-broker run -- mcp-server-git --repository .
-      stdio-broker run --env FORGEJO_URL=https://git.example --env FORGEJO_ACCESS_TOKEN \
+      stdio-broker run --env FORGEJO_URL=https://git.example --env FORGEJO_ACCESS_TOKEN \\
           -- forgejo-mcp --transport stdio
       stdio-broker run --port 0 -- npx -y @modelcontextprotocol/server-everything
 
     One line with the URL goes to stdout when requests are answered; logs go to stderr. Ctrl-C or
     SIGTERM ends it: open calls may finish, then every child is stopped (stdin closed, SIGTERM,
     SIGKILL), and the exit code is 0. A second one hurries.
-    """
+    """  # noqa: D301 - click reads \\b as: leave this paragraph alone
     configure_logging(log_level, log_format)
     try:
         configuration = run_configuration(
             command=command,
-            env=parse_env(env, os.environ),
+            environ=os.environ,
             **options,  # type: ignore[arg-type] # click has checked their types
         )
         _drop_inherited_ignores()
@@ -208,9 +207,16 @@ def _announce(ready: Ready, configuration: Configuration, *, show_hints: bool) -
         f"MCP {agreement.revision.version}) is ready at {ready.url}"
     )
     if show_hints:
-        click.echo(_HINTS.format(url=ready.url, name=configuration.server.name), err=True)
+        click.echo(
+            _HINTS.format(url=ready.url, name=configuration.server.name, initialize=_INITIALIZE), err=True
+        )
     sys.stdout.flush()
 
+
+_INITIALIZE = (
+    '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25",'
+    '"capabilities":{},"clientInfo":{"name":"curl","version":"0"}}}'
+)
 
 _HINTS = """
 Connect with
@@ -218,8 +224,7 @@ Connect with
   inspector     npx @modelcontextprotocol/inspector --cli {url} --transport http --method tools/list
   curl          curl -i {url} -H 'Content-Type: application/json' \\
                   -H 'Accept: application/json, text/event-stream' \\
-                  -d '{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{{"protocolVersion":"2025-11-25",\
-"capabilities":{{}},"clientInfo":{{"name":"curl","version":"0"}}}}}}'
+                  -d '{initialize}'
 Stop with Ctrl-C.
 """
 

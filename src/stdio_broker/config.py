@@ -15,7 +15,7 @@ from .sessions import ServerRecipe
 from .sessions import Settings as SessionSettings
 from .supervisor import Config as ChildConfig
 
-__all__ = ["Configuration", "parse_env", "run_configuration"]
+__all__ = ["Configuration", "run_configuration"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,39 +41,13 @@ class Configuration:
     bridge: BridgeSettings = field(default_factory=BridgeSettings)
 
 
-def parse_env(options: Iterable[str], ours: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that `--env` options name.
-
-    `NAME=VALUE` sets one; `NAME` alone takes our own value, which keeps a secret off the command line.
-
-    Raises:
-        ConfigError: Names every option that is neither, and every variable that we do not have.
-    """
-    env: dict[str, str] = {}
-    problems: list[str] = []
-    for option in options:
-        name, equals, value = option.partition("=")
-        if not name:
-            problems.append("--env: expected NAME=VALUE or NAME, found no name")
-        elif equals:
-            env[name] = value
-        elif name in ours:
-            env[name] = ours[name]
-        else:
-            problems.append(
-                f"--env {name}: the broker's own environment has no {name}; set it, or use {name}=VALUE"
-            )
-    if problems:
-        raise ConfigError(*problems)
-    return env
-
-
 def run_configuration(
     *,
     command: tuple[str, ...],
     host: str,
     port: int,
-    env: Mapping[str, str],
+    env: Iterable[str],
+    environ: Mapping[str, str],
     name: str | None,
     cwd: str | None,
     allow_remote: bool,
@@ -90,14 +64,16 @@ def run_configuration(
 ) -> Configuration:
     """Return the configuration of `stdio-broker run`.
 
+    Each argument is an option of it, but `environ`: the broker's own environment, for `--env NAME`.
+
     Raises:
         ConfigError: Everything that is wrong with it.
     """
-    problems: list[str] = []
+    variables, problems = _parse_env(env, environ)
     if not _is_loopback(host) and not allow_remote:
         problems.append(
-            f"--host {host}: this is reachable from other machines, and `run` has no authentication; "
-            "whoever reaches it runs the command with your rights. Add --allow-remote if that is what you want"
+            f"--host {host}: this is reachable from other machines, and `run` has no authentication; whoever "
+            "reaches it runs the command with your rights. Add --allow-remote if that is what you want"
         )
     problems += [
         f"--allow-origin {origin}: expected an origin, such as https://app.example"
@@ -108,7 +84,7 @@ def run_configuration(
     try:
         child = ChildConfig(
             cmd=command,
-            env=env,
+            env=variables,
             cwd=cwd,
             eof_grace=eof_grace,
             stop_grace=stop_grace,
@@ -132,6 +108,28 @@ def run_configuration(
             max_sessions=max_sessions, start_timeout=start_timeout, idle_timeout=idle_timeout
         ),
     )
+
+
+def _parse_env(options: Iterable[str], ours: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return the variables that `--env` options name, and what is wrong with the options.
+
+    `NAME=VALUE` sets one; `NAME` takes our own value, which keeps a secret off the command line.
+    """
+    variables: dict[str, str] = {}
+    problems: list[str] = []
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not name:
+            problems.append("--env: expected NAME=VALUE or NAME, found no name")
+        elif equals:
+            variables[name] = value
+        elif name in ours:
+            variables[name] = ours[name]
+        else:
+            problems.append(
+                f"--env {name}: the broker's own environment has no {name}; set it, or use {name}=VALUE"
+            )
+    return variables, problems
 
 
 def _is_loopback(host: str) -> bool:

@@ -61,7 +61,9 @@ class _JsonFormatter(logging.Formatter):
 class _HumanFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        facts = " ".join(f"{name}={printable(str(value))}" for name, value in _facts(record).items())
+        facts = " ".join(
+            f"{name}={printable(str(value))}" for name, value in _facts(record).items() if value is not None
+        )
         line = f"{clock} {record.levelname.lower():7} {record.getMessage()} {facts}".rstrip()
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)

@@ -1,7 +1,8 @@
 """The MCP endpoint: Streamable HTTP, revisions 2025-03-26 to 2025-11-25, one path.
 
-    POST    one JSON-RPC message in; its answer as JSON if the answer is the first thing that comes,
-            as a stream as soon as anything else does, or when the keep-alive falls due
+    POST    one JSON-RPC message in (2025-03-26: or a batch); its answer as JSON if the answer is the
+            first thing that comes, as a stream as soon as anything else does, or when the keep-alive
+            falls due
     GET     what the server says of its own accord, as a stream
     DELETE  end of the session
 
@@ -12,7 +13,7 @@ Source: MCP 2025-11-25, basic/transports, "Streamable HTTP".
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import TypeVar
 
 import msgspec
@@ -25,6 +26,7 @@ from ..protocol.jsonrpc import (
     Message,
     Notification,
     Request,
+    Response,
     parse_body,
 )
 from ..protocol.revisions import KNOWN_VERSIONS, MODERN_VERSION, REVISIONS
@@ -40,6 +42,9 @@ __all__ = ["McpEndpoint"]
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+#: Messages in one batch; each request in it is a call in flight.
+MAX_BATCH = 64
 
 SESSION_ID = b"mcp-session-id"
 PROTOCOL_VERSION = b"mcp-protocol-version"
@@ -66,7 +71,7 @@ class McpEndpoint:
 
     async def serve(self, request: HttpRequest) -> None:
         """Answer one request, whatever is wrong with it."""
-        message: Message | None = None
+        message: Message | list[Message] | None = None
         try:
             self._guard(request)
             principal = ANONYMOUS
@@ -74,7 +79,10 @@ class McpEndpoint:
                 check_content_type(request)
                 check_accept(request, b"application/json", b"text/event-stream")
                 message = parse_body(await request.body(self._settings.max_body_bytes))
-                await self._post(request, principal, message)
+                if isinstance(message, list):
+                    await self._batch(request, self._session(request, principal), message)
+                else:
+                    await self._post(request, principal, message)
             elif request.method == "GET":
                 check_accept(request, b"text/event-stream")
                 await self._get(request, self._session(request, principal))
@@ -124,21 +132,51 @@ class McpEndpoint:
                 await self._initialize(request, principal, message)
                 return
             session = self._session(request, principal, message.id)
-            exchange = await self._call(session, message)
+            exchange = await _call(session.bridge, message)
             await self._answer(request, session.bridge, exchange, _JSON_HEADERS, _STREAM_HEADERS)
             return
         session = self._session(request, principal)
-        with _session_found():
-            if isinstance(message, Notification):
-                await session.bridge.notify(message)
-            else:
-                await session.bridge.reply(message)
+        await _tell(session.bridge, message)
         await request.answer(202, ())
 
-    @staticmethod
-    async def _call(session: Session, message: Request) -> Exchange:
-        with _session_found():
-            return await session.bridge.call(message)
+    async def _batch(self, request: HttpRequest, session: Session, messages: list[Message]) -> None:
+        """Pass on a batch in its order; answer its requests on one stream, each as it comes.
+
+        Source: MCP 2025-03-26, basic/transports, "Sending Messages to the Server".
+        """
+        if session.agreement is None or not session.agreement.revision.batches:
+            raise LocalProtocolError(
+                "expected one JSON-RPC message, found a batch; send each message in a POST of its own",
+                code=INVALID_REQUEST,
+            )
+        if len(messages) > MAX_BATCH:
+            raise LocalProtocolError(
+                f"expected a batch of {MAX_BATCH} messages or fewer, found {len(messages)}",
+                code=INVALID_REQUEST,
+            )
+        with contextlib.ExitStack() as releases:
+            exchanges = []
+            for message in messages:
+                if not isinstance(message, Request):
+                    await _tell(session.bridge, message)
+                elif message.method == "initialize":
+                    raise LocalProtocolError("`initialize` must not be part of a batch", code=INVALID_REQUEST)
+                else:
+                    exchanges.append(await _call(session.bridge, message))
+                    releases.callback(session.bridge.release, exchanges[-1])
+            if not exchanges:
+                await request.answer(202, ())
+                return
+            await request.start_stream(_STREAM_HEADERS)
+            with contextlib.suppress(PeerGone):
+                await _unless_gone(request, self._write_all(request, exchanges))
+
+    async def _write_all(self, request: HttpRequest, exchanges: list[Exchange]) -> None:
+        turn = asyncio.Lock()  # one event at a time
+        async with asyncio.TaskGroup() as tasks:
+            for exchange in exchanges:
+                tasks.create_task(self._write(request, exchange, turn=turn))
+        await request.end_stream()
 
     async def _initialize(self, request: HttpRequest, principal: Principal, message: Request) -> None:
         if request.header(SESSION_ID) is not None:
@@ -186,25 +224,47 @@ class McpEndpoint:
             session.bridge.release(stream)
 
     async def _stream(self, request: HttpRequest, stream: MessageStream, first: bytes | None) -> None:
-        """Write a stream's messages as events until it ends or the client goes."""
-        with contextlib.suppress(PeerGone):
-            await _unless_gone(request, self._write(request, stream, first))
+        """Write a stream's messages as events until it ends or the client goes.
 
-    async def _write(self, request: HttpRequest, stream: MessageStream, message: bytes | None) -> None:
+        Args:
+            request: Where to.
+            stream: Whose messages.
+            first: A message that was taken from it already; None sends a comment at once.
+        """
+        with contextlib.suppress(PeerGone):
+            await _unless_gone(request, self._write_one(request, stream, first))
+
+    async def _write_one(self, request: HttpRequest, stream: MessageStream, first: bytes | None) -> None:
+        await request.write(KEEP_ALIVE if first is None else encode_event(first))
+        if await self._write(request, stream, turn=contextlib.nullcontext()):
+            await request.end_stream()
+
+    async def _write(
+        self,
+        request: HttpRequest,
+        stream: MessageStream,
+        *,
+        turn: contextlib.AbstractAsyncContextManager[object],
+    ) -> bool:
+        """Write messages until the stream ends; return whether the client kept up.
+
+        Args:
+            request: Where to.
+            stream: Whose messages.
+            turn: Held while writing.
+        """
         try:
-            while True:
-                await request.write(KEEP_ALIVE if message is None else encode_event(message))
-                if isinstance(stream, Exchange) and stream.complete:
-                    break
+            while not (isinstance(stream, Exchange) and stream.complete):
                 message = await stream.receive(self._settings.keep_alive_interval)
+                async with turn:
+                    await request.write(KEEP_ALIVE if message is None else encode_event(message))
         except StreamEnded:
-            pass
+            if stream.cut:
+                logger.warning("client.stream_cut")
         except PeerTooSlow:
             logger.warning("client.too_slow")
-            return
-        if stream.cut:
-            logger.warning("client.stream_cut")
-        await request.end_stream()
+            return False
+        return True
 
 
 def _check_version(request: HttpRequest, request_id: bytes | None) -> None:
@@ -222,13 +282,22 @@ def _check_version(request: HttpRequest, request_id: bytes | None) -> None:
     )
 
 
-@contextlib.contextmanager
-def _session_found() -> Iterator[None]:
-    """A child that is being stopped, or has just ended, is a session that has ended."""
+async def _call(bridge: Bridge, message: Request) -> Exchange:
     try:
-        yield
+        return await bridge.call(message)
     except (ChildGone, BridgeBroken):
+        # The child is being stopped, or has just ended: so has the session.
         raise SessionNotFound from None
+
+
+async def _tell(bridge: Bridge, message: Notification | Response) -> None:
+    try:
+        if isinstance(message, Notification):
+            await bridge.notify(message)
+        else:
+            await bridge.reply(message)
+    except ChildGone:
+        raise SessionNotFound from None  # see above
 
 
 async def _unless_gone(request: HttpRequest, work: Coroutine[None, None, Result]) -> Result:

@@ -104,23 +104,23 @@ class Response:
 Message = Request | Notification | Response
 
 
-def parse_body(body: bytes) -> Message:
-    """Parse what a client POSTed: one message.
+def parse_body(body: bytes) -> Message | list[Message]:
+    """Parse what a client POSTed: one message, or a batch (which only 2025-03-26 allows).
 
     Raises:
-        LocalProtocolError: It is not JSON (-32700) or not one JSON-RPC message (-32600).
+        LocalProtocolError: It is not JSON (-32700), or not JSON-RPC (-32600).
     """
     try:
-        return _parse(body)
+        if body.lstrip()[:1] != b"[":
+            return _parse(body)
+        batch = [_parse(bytes(element)) for element in _batch_decoder.decode(body)]
+    except msgspec.ValidationError:
+        raise LocalProtocolError("expected a JSON object", code=INVALID_REQUEST) from None
     except _MALFORMED as exc:
-        if body.lstrip()[:1] == b"[" and _is_batch(body):
-            raise LocalProtocolError(
-                "expected one JSON-RPC message, found a batch; send each message in a POST of its own",
-                code=INVALID_REQUEST,
-            ) from None
-        if isinstance(exc, msgspec.ValidationError):
-            raise LocalProtocolError("expected a JSON object", code=INVALID_REQUEST) from None
         raise LocalProtocolError(f"the body is not valid JSON: {_reason(exc)}", code=PARSE_ERROR) from None
+    if not batch:
+        raise LocalProtocolError("expected a batch of messages, found an empty one", code=INVALID_REQUEST)
+    return batch
 
 
 def parse_line(line: bytes) -> list[Message]:
@@ -185,14 +185,6 @@ def _classify(members: Members, source: bytes) -> Message:
 
 def _is_id(token: bytes) -> bool:
     return token[:1] in b'"-0123456789'
-
-
-def _is_batch(body: bytes) -> bool:
-    try:
-        _batch_decoder.decode(body)
-    except _MALFORMED:
-        return False
-    return True
 
 
 def _reason(exc: BaseException) -> str:

@@ -14,11 +14,11 @@ class Revision:
 
     Attributes:
         version: Its name on the wire.
-        disconnect_cancels: Whether a client that closes the connection has cancelled its request.
+        batches: Whether a client may send several messages in one JSON array.
     """
 
     version: str
-    disconnect_cancels: bool
+    batches: bool = False
 
 
 #: Up to 2025-11-25: sessions, opened by `initialize`. A child that answers 2024-11-05 is served
@@ -26,10 +26,10 @@ class Revision:
 REVISIONS = {
     revision.version: revision
     for revision in (
-        Revision("2024-11-05", disconnect_cancels=False),
-        Revision("2025-03-26", disconnect_cancels=False),
-        Revision("2025-06-18", disconnect_cancels=False),
-        Revision("2025-11-25", disconnect_cancels=False),
+        Revision("2024-11-05"),
+        Revision("2025-03-26", batches=True),
+        Revision("2025-06-18"),
+        Revision("2025-11-25"),
     )
 }
 KNOWN_VERSIONS = tuple(REVISIONS)

@@ -7,6 +7,8 @@ through to the last byte; so a place is free again only when the process is real
 
 import asyncio
 import contextlib
+import dataclasses
+import functools
 import logging
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from ..supervisor import Supervisor
 from .ids import SessionIds
 from .principal import Principal
 from .server import ServerRecipe
-from .session import Session
+from .session import Session, log_name
 from .settings import Settings
 
 __all__ = ["Opened", "SessionManager", "SessionStatistics"]
@@ -149,7 +151,7 @@ class SessionManager:
         if session.ended is None:
             del self._sessions[session.id]
             session.end(reason)
-            logger.info("session.ended", extra={"session": session.log_name, "reason": reason})
+            logger.info("session.ended", extra={"session": log_name(session.id), "reason": reason})
             self._tasks.create_task(session.child.stop(), name="stop child")
 
     def end_all(self, reason: str) -> None:
@@ -207,14 +209,18 @@ class SessionManager:
             self._start_slots.release()
 
     async def _start(self, principal: Principal) -> Session:
-        child = await self._supervisor.start(self._server.config)
+        session_id = self._ids.mint()
+        config = self._server.config
+        if logger.isEnabledFor(logging.DEBUG):
+            config = dataclasses.replace(config, on_stderr=functools.partial(_log_stderr, session_id))
+        child = await self._supervisor.start(config)
         bridge = Bridge(child, self._bridge_settings, on_idle=self._changed.set)
-        session = Session(self._ids.mint(), principal, child, bridge, asyncio.get_running_loop().time())
+        session = Session(session_id, principal, child, bridge, asyncio.get_running_loop().time())
         self._sessions[session.id] = session
-        self._tasks.create_task(self._serve(session), name=f"session {session.log_name}")
+        self._tasks.create_task(self._serve(session), name=f"session {log_name(session.id)}")
         logger.info(
             "session.started",
-            extra={"session": session.log_name, "server": self._server.name, "pid": child.pid},
+            extra={"session": log_name(session.id), "server": self._server.name, "pid": child.pid},
         )
         return session
 
@@ -243,7 +249,7 @@ class SessionManager:
         try:
             await session.bridge.run()
         except Exception:  # a session's entry point: a mistake of ours must not end the others
-            logger.exception("session.failed", extra={"session": session.log_name})
+            logger.exception("session.failed", extra={"session": log_name(session.id)})
         finally:
             self.end(session, "the server ended")
             await session.child.wait()
@@ -261,3 +267,7 @@ class SessionManager:
             self.end(session, "idle")
         else:
             session.idle_timer = loop.call_at(due, self._check_idle, session)
+
+
+def _log_stderr(session_id: str, line: str) -> None:
+    logger.debug("child.stderr", extra={"session": log_name(session_id), "line": line})

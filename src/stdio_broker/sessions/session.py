@@ -8,7 +8,7 @@ from ..protocol.handshake import Agreement
 from ..supervisor import Child
 from .principal import Principal
 
-__all__ = ["Session"]
+__all__ = ["Session", "log_name"]
 
 
 class Session:
@@ -39,11 +39,6 @@ class Session:
         self.idle_timer: asyncio.TimerHandle | None = None
         self.ended: str | None = None
 
-    @property
-    def log_name(self) -> str:
-        """Enough of the id to tell sessions apart in a log, too little to use it."""
-        return self.id.split("-")[1][:8]
-
     def end(self, reason: str) -> None:
         """Fail what is open and end its streams. The child is stopped by whoever started it."""
         if self.ended is None:
@@ -51,3 +46,8 @@ class Session:
             if self.idle_timer is not None:
                 self.idle_timer.cancel()
             self.bridge.fail(BridgeBroken(f"the session has ended: {reason}"))
+
+
+def log_name(session_id: str) -> str:
+    """Return enough of an id to tell sessions apart in a log, too little to use it."""
+    return session_id.split("-")[1][:8]
