@@ -20,7 +20,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
 
 run: $(VENV)/run.stamp ## serve CMD (default: a git MCP server on this repository) on PORT; ARGS are the broker's options
-	@exec $(BIN)/stdio-broker run --port $(PORT) $(ARGS) -- $(CMD)
+	@exec $(BIN)/stdio-broker run --hints --port $(PORT) $(ARGS) -- $(CMD)
 
 # Python starts the broker of an end-to-end test as a process of its own: its coverage lies in a file beside ours.
 test: lint ## lint, then every test with coverage

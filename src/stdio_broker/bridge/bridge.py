@@ -28,6 +28,7 @@ from ..protocol.jsonrpc import (
     Notification,
     Request,
     Response,
+    cancelled,
     encode,
     error_response,
     find_response_id,
@@ -147,15 +148,13 @@ class Bridge:
             raise LimitReached(
                 f"{self._settings.max_calls} calls of this session are in flight already", retry_after=1.0
             )
-        exchange = Exchange(
-            max_messages=self._settings.max_stream_messages, max_bytes=self._settings.max_stream_bytes
-        )
+        exchange = Exchange(max_bytes=self._settings.max_stream_bytes)
         line = self._correlation.call(request, exchange)
         self._streams[exchange] = None
         try:
             await self._child.stdin.send(line)
         except BaseException:
-            self._correlation.forget(exchange)
+            self._correlation.close(exchange)
             self.release(exchange)
             raise
         return exchange
@@ -193,9 +192,7 @@ class Bridge:
         if self._get is not None:
             self._get.end()
         # The backlog fits: its bounds are the smaller ones.
-        self._get = MessageStream(
-            max_messages=self._settings.max_stream_messages, max_bytes=self._settings.max_stream_bytes
-        )
+        self._get = MessageStream(max_bytes=self._settings.max_stream_bytes)
         while self._backlog:
             self._get.put(self._backlog.popleft())
         self._backlog_bytes = 0
@@ -306,7 +303,7 @@ class Bridge:
             owned = self._correlation.progress(notification)
             if owned is not None:
                 exchange, message = owned
-                if not exchange.put(message):
+                if not self._put(message, exchange):
                     self._dropped_messages += 1
             return
         if notification.method == "notifications/cancelled":
@@ -361,8 +358,25 @@ class Bridge:
         return next((exchange for exchange in self._streams if exchange.open), None)
 
     def _send(self, message: bytes, stream: MessageStream | None) -> None:
-        if stream is None or not stream.put(message):
+        if stream is None or not self._put(message, stream):
             self._keep(message)
+
+    def _put(self, message: bytes, stream: MessageStream) -> bool:
+        if stream.put(message):
+            return True
+        if stream.cut and isinstance(stream, Exchange):
+            self._give_up(stream)
+        return False
+
+    def _give_up(self, exchange: Exchange) -> None:
+        """End a call whose client does not read: tell it at the end of what it has, and the child now."""
+        closed = self._correlation.close(exchange)
+        if closed is None:
+            return
+        child_id, client_id = closed
+        self._answer_child(cancelled(child_id, "the client does not read its stream"))
+        text = "the client read the stream of this request too slowly; messages were lost"
+        self._answer(exchange, error_response(client_id, INTERNAL_ERROR, text, {"reason": "slow client"}))
 
     def _keep(self, message: bytes) -> None:
         """Keep a message for the next GET; drop the oldest ones if there is no room."""
@@ -376,7 +390,7 @@ class Bridge:
             self._dropped_messages += 1
 
     def _answer_child(self, line: bytes) -> None:
-        """Answer the child ourselves, without waiting: its reader task must go on reading."""
+        """Say something to the child ourselves, without waiting: its reader must go on reading."""
         if not self._child.stdin.send_nowait(line):
             self._dropped_messages += 1
 

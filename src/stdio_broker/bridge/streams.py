@@ -9,6 +9,9 @@ from collections import deque
 
 __all__ = ["Exchange", "MessageStream", "StreamEnded"]
 
+#: What a waiting message costs besides its bytes, so that many tiny ones count too.
+MESSAGE_OVERHEAD_BYTES = 64
+
 
 class StreamEnded(Exception):
     """There is nothing more on this stream."""
@@ -18,8 +21,7 @@ class MessageStream:
     """A bounded queue of encoded messages with one reader.
 
     Args:
-        max_messages: Messages that may wait.
-        max_bytes: Bytes that may wait.
+        max_bytes: Bytes that may wait, with `MESSAGE_OVERHEAD_BYTES` for each message.
 
     Attributes:
         attached: Whether a client still reads it. Detached, it takes nothing more.
@@ -30,7 +32,6 @@ class MessageStream:
         "_ended",
         "_loop",
         "_max_bytes",
-        "_max_messages",
         "_messages",
         "_size",
         "_waiter",
@@ -38,9 +39,8 @@ class MessageStream:
         "cut",
     )
 
-    def __init__(self, *, max_messages: int, max_bytes: int) -> None:
+    def __init__(self, *, max_bytes: int) -> None:
         self._loop = asyncio.get_running_loop()
-        self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._messages: deque[bytes] = deque()
         self._size = 0
@@ -61,7 +61,7 @@ class MessageStream:
         """
         if not self.open:
             return False
-        if len(self._messages) >= self._max_messages or self._size + len(message) > self._max_bytes:
+        if self._size + len(message) > self._max_bytes:
             self.cut = True
             self.end()
             return False
@@ -105,12 +105,12 @@ class MessageStream:
                     raise StreamEnded
                 return None
         message = self._messages.popleft()
-        self._size -= len(message)
+        self._size -= len(message) + MESSAGE_OVERHEAD_BYTES
         return message
 
     def _add(self, message: bytes) -> None:
         self._messages.append(message)
-        self._size += len(message)
+        self._size += len(message) + MESSAGE_OVERHEAD_BYTES
         self._wake()
 
     def _wake(self) -> None:
@@ -127,8 +127,8 @@ class Exchange(MessageStream):
 
     __slots__ = ("answered",)
 
-    def __init__(self, *, max_messages: int, max_bytes: int) -> None:
-        super().__init__(max_messages=max_messages, max_bytes=max_bytes)
+    def __init__(self, *, max_bytes: int) -> None:
+        super().__init__(max_bytes=max_bytes)
         self.answered = False
 
     def answer(self, message: bytes) -> None:

@@ -132,6 +132,7 @@ class McpEndpoint:
                 await self._initialize(request, principal, message)
                 return
             session = self._session(request, principal, message.id)
+            self._sessions.check_accepting()
             exchange = await _call(session.bridge, message)
             await self._answer(request, session.bridge, exchange, _JSON_HEADERS, _STREAM_HEADERS)
             return
@@ -154,6 +155,7 @@ class McpEndpoint:
                 f"expected a batch of {MAX_BATCH} messages or fewer, found {len(messages)}",
                 code=INVALID_REQUEST,
             )
+        self._sessions.check_accepting()
         with contextlib.ExitStack() as releases:
             exchanges = []
             for message in messages:
@@ -208,9 +210,6 @@ class McpEndpoint:
             else:
                 await request.start_stream(stream_headers)
                 await self._stream(request, exchange, first)
-        except StreamEnded:
-            # Cut before anything was sent: more arrived at once than a stream may hold.
-            raise Refused(500, "the server sent more than the broker holds for one request") from None
         finally:
             bridge.release(exchange)
 

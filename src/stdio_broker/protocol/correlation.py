@@ -94,12 +94,13 @@ class Correlation(Generic[Owner]):
         self._by_client_id.clear()
         return calls
 
-    def forget(self, owner: Owner) -> None:
-        """Close the call of an owner, if it has one: it did not reach the child."""
+    def close(self, owner: Owner) -> tuple[bytes, bytes] | None:
+        """Close the call of an owner; return the child's and the client's id of it. None if it has none."""
         for child_id, call in self._calls.items():
             if call.owner is owner:
                 self._close(child_id)
-                return
+                return child_id, call.client_id
+        return None
 
     def progress(self, notification: Notification) -> tuple[Owner, bytes] | None:
         """Return the owner of a child's progress, and the notification under the client's token.

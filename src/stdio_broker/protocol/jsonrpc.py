@@ -28,6 +28,7 @@ __all__ = [
     "Notification",
     "Request",
     "Response",
+    "cancelled",
     "encode",
     "error_response",
     "find_response_id",
@@ -228,6 +229,12 @@ def error_response(
 def result_response(request_id: bytes, result: Mapping[str, object]) -> bytes:
     """Return a result, encoded."""
     return _encoder.encode({"jsonrpc": "2.0", "id": msgspec.Raw(request_id), "result": result})
+
+
+def cancelled(request_id: bytes, reason: str) -> bytes:
+    """Return a cancellation of a request, encoded (MCP 2025-11-25, basic/utilities/cancellation)."""
+    params = {"requestId": msgspec.Raw(request_id), "reason": reason}
+    return _encoder.encode({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
 
 
 def object_members(value: msgspec.Raw | None) -> Members | None:

@@ -126,13 +126,21 @@ class SessionManager:
             BridgeBroken: The server ended before it read the request.
         """
         clamp_request(request)
-        if self._draining:
-            raise Draining
+        self.check_accepting()
         with self._place() as place:
             async with self._start_turn():
                 session = await self._start(principal)
                 place.pop_all()  # from here on the session's own task gives it back
                 return await self._initialize(session, request)
+
+    def check_accepting(self) -> None:
+        """Let a new call through, or refuse it.
+
+        Raises:
+            Draining: We are shutting down: calls in flight may finish, but nothing starts.
+        """
+        if self._draining:
+            raise Draining
 
     def find(self, principal: Principal, session_id: str) -> Session:
         """Return a living session of this principal, and note that it is used.
