@@ -33,7 +33,11 @@ class AsgiRequest:
     ) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self._headers: list[tuple[bytes, bytes]] = scope["headers"]
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        # Looked up about eight times per request.
+        self._headers = dict(headers)
+        if len(self._headers) != len(headers):
+            self._headers = _join_repeated(headers)
         self._receive = receive
         self._send = send
         self._body_timeout = body_timeout
@@ -41,8 +45,7 @@ class AsgiRequest:
 
     def header(self, name: bytes) -> bytes | None:
         """Return a header field's value; None if it is missing."""
-        values = [value for key, value in self._headers if key == name]
-        return b", ".join(values) if values else None
+        return self._headers.get(name)
 
     async def body(self, max_bytes: int) -> bytes:
         """Return the whole body."""
@@ -102,3 +105,10 @@ class AsgiRequest:
         if event["type"] == "http.disconnect":
             raise PeerGone
         return event
+
+
+def _join_repeated(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    joined: dict[bytes, bytes] = {}
+    for name, value in headers:
+        joined[name] = joined[name] + b", " + value if name in joined else value
+    return joined

@@ -4,6 +4,7 @@ Source: MCP 2025-11-25, basic/transports, "Security Warning" (Host, Origin) and 
 the Server" (Accept, Content-Type).
 """
 
+import functools
 from collections.abc import Set as AbstractSet
 from urllib.parse import urlsplit
 
@@ -67,7 +68,7 @@ def check_content_type(request: HttpRequest) -> None:
         Refused: 415.
     """
     value = request.header(b"content-type") or b""
-    if value.split(b";", 1)[0].strip().lower() != b"application/json":
+    if _media_types(value) != {b"application/json"}:
         found = value.decode("latin-1")
         raise Refused(415, f"expected Content-Type: application/json, found {found!r}")
 
@@ -79,13 +80,25 @@ def check_accept(request: HttpRequest, *needed: bytes) -> None:
         Refused: 406.
     """
     value = request.header(b"accept") or b""
-    accepted = [part.split(b";", 1)[0].strip().lower() for part in value.split(b",")]
+    accepted = _media_types(value)
     for media_type in needed:
-        if not {media_type, media_type.split(b"/")[0] + b"/*", b"*/*"}.intersection(accepted):
+        if media_type in accepted:
+            continue
+        if not accepted.intersection((media_type.partition(b"/")[0] + b"/*", b"*/*")):
             expected = b", ".join(needed).decode()
             raise Refused(406, f"expected Accept: {expected}, found {value.decode('latin-1')!r}")
 
 
+# A client sends the same few values with every request: the caches make the guards nearly free.
+
+
+@functools.lru_cache(maxsize=256)
+def _media_types(value: bytes) -> frozenset[bytes]:
+    """Return the media types that a header field lists, without their parameters."""
+    return frozenset(part.partition(b";")[0].strip().lower() for part in value.split(b","))
+
+
+@functools.lru_cache(maxsize=256)
 def _host_of(netloc: bytes | None) -> str | None:
     """Return the host of `host:port`, lower case; None if there is none."""
     if not netloc:

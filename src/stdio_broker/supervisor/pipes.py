@@ -275,12 +275,14 @@ class LineWriter:
     """
 
     __slots__ = (
+        "_armed",
         "_buffer_bytes",
         "_dropped",
         "_fd",
         "_loop",
         "_on_flushed",
         "_pending",
+        "_scheduled",
         "_unwritten",
         "_waiters",
     )
@@ -297,7 +299,9 @@ class LineWriter:
         self._fd = fd
         self._buffer_bytes = buffer_bytes
         self._on_flushed = on_flushed
-        self._pending: deque[memoryview] = deque()
+        self._pending: deque[bytes | memoryview] = deque()
+        self._scheduled = False  # a flush is due in this turn of the loop
+        self._armed = False  # a flush is due when the pipe is writable
         self._unwritten = 0
         self._dropped = 0
         self._waiters: set[asyncio.Future[None]] = set()
@@ -356,10 +360,12 @@ class LineWriter:
         return self._dropped
 
     def close(self) -> None:
-        """Close stdin at once: the child reads EOF behind what was written. Drops the rest."""
+        """Close stdin at once: the child reads EOF behind what the pipe takes now. Drops the rest."""
+        if self._fd >= 0 and self._scheduled:
+            self._flush()
         if self._fd < 0:
             return
-        if self._pending:
+        if self._armed:
             self._loop.remove_writer(self._fd)
         os.close(self._fd)
         self._fd = -1
@@ -371,50 +377,57 @@ class LineWriter:
 
     def _send(self, line: bytes) -> None:
         if len(line) < COPY_BELOW_BYTES:
-            self._write(line + b"\n")
+            self._pending.append(line + b"\n")
         else:
-            self._write(line)
-            self._write(b"\n")
+            self._pending += (line, b"\n")
+        self._unwritten += len(line) + 1
+        # Not at once: what one turn of the loop sends goes out in one write, and wakes the child once.
+        if not self._scheduled and not self._armed:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
 
-    def _write(self, data: bytes) -> None:
-        if self._fd < 0:  # the first part of this line found the pipe broken
-            self._dropped += len(data)
-            return
-        written = 0
-        if not self._pending:
-            try:
-                written = os.write(self._fd, data)
-            except (BlockingIOError, InterruptedError):
-                pass
-            except OSError:  # EPIPE: the child has closed its end
-                self._unwritten += len(data)
-                self.close()
-                return
-            if written == len(data):
-                return
-            self._loop.add_writer(self._fd, self._writable)
-        self._pending.append(memoryview(data)[written:])
-        self._unwritten += len(data) - written
-
-    def _writable(self) -> None:
+    def _flush(self) -> None:
+        """Write until nothing is left or the pipe is full; then go on when it is writable."""
+        self._scheduled = False
         try:
-            while self._pending:
-                written = os.write(self._fd, self._pending[0])
+            while self._pending and self._fd >= 0:
+                batch = self._take_batch()
+                try:
+                    written = os.write(self._fd, batch)
+                except (BlockingIOError, InterruptedError):
+                    written = 0
                 self._unwritten -= written
-                if written < len(self._pending[0]):
-                    self._pending[0] = self._pending[0][written:]
-                else:
-                    self._pending.popleft()
-        except (BlockingIOError, InterruptedError):
-            pass
-        except OSError:  # EPIPE
+                if written < len(batch):
+                    self._pending.appendleft(memoryview(batch)[written:])
+                    break
+        except OSError:  # EPIPE: the child has closed its end
             self.close()
             return
+        self._arm(on=bool(self._pending))
         if self._unwritten <= self._buffer_bytes // 2:
             self._wake()
         if not self._pending:
-            self._loop.remove_writer(self._fd)
             self._on_flushed()
+
+    def _take_batch(self) -> bytes | memoryview:
+        """Take the first piece, and as many of the next ones as make a write worth while."""
+        first = self._pending.popleft()
+        if not self._pending or len(first) >= COPY_BELOW_BYTES:
+            return first
+        batch, size = [first], len(first)
+        while self._pending and size + len(self._pending[0]) <= COPY_BELOW_BYTES:
+            batch.append(self._pending.popleft())
+            size += len(batch[-1])
+        return b"".join(batch)
+
+    def _arm(self, *, on: bool) -> None:
+        if self._fd < 0 or on == self._armed:
+            return
+        self._armed = on
+        if on:
+            self._loop.add_writer(self._fd, self._flush)
+        else:
+            self._loop.remove_writer(self._fd)
 
     def _wake(self) -> None:
         for waiter in self._waiters:
