@@ -5,6 +5,7 @@ Source: ASGI 3, "HTTP & WebSocket ASGI Message Format" 2.5.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from http import HTTPStatus
 from typing import Any
 
 from .wire import Headers, PayloadTooLarge, PeerGone, PeerTooSlow
@@ -26,7 +27,16 @@ class AsgiRequest:
         write_timeout: Seconds that the client may leave written data unread.
     """
 
-    __slots__ = ("_body_timeout", "_headers", "_receive", "_send", "_write_timeout", "method", "path")
+    __slots__ = (
+        "_body_timeout",
+        "_extra",
+        "_headers",
+        "_receive",
+        "_send",
+        "_write_timeout",
+        "method",
+        "path",
+    )
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, *, body_timeout: float, write_timeout: float
@@ -38,6 +48,7 @@ class AsgiRequest:
         self._headers = dict(headers)
         if len(self._headers) != len(headers):
             self._headers = _join_repeated(headers)
+        self._extra: list[tuple[bytes, bytes]] = []
         self._receive = receive
         self._send = send
         self._body_timeout = body_timeout
@@ -67,9 +78,15 @@ class AsgiRequest:
             pieces.append(piece)
         return b"".join(pieces)
 
+    def add_header(self, name: bytes, value: bytes) -> None:
+        """Add a header field to the answer, whichever it will be."""
+        self._extra.append((name, value))
+
     async def answer(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """Send a whole answer."""
-        await self._start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        if status != HTTPStatus.NO_CONTENT:  # RFC 9110, 8.6: no content, no length
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
+        await self._start(status, headers)
         await self._send({"type": "http.response.body", "body": body})
 
     async def start_stream(self, headers: Headers) -> None:
@@ -94,7 +111,9 @@ class AsgiRequest:
             pass
 
     async def _start(self, status: int, headers: Headers) -> None:
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send(
+            {"type": "http.response.start", "status": status, "headers": [*headers, *self._extra]}
+        )
 
     async def _next_piece(self) -> AsgiEvent:
         try:

@@ -10,15 +10,13 @@ It knows HTTP and which message goes where; it never looks inside one.
 Source: MCP 2025-11-25, basic/transports, "Streamable HTTP".
 """
 
-import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
-from typing import TypeVar
+from collections.abc import Iterator
 
 import msgspec
 
-from ..bridge import Bridge, Exchange, MessageStream, StreamEnded
+from ..bridge import Bridge, Exchange
 from ..errors import BridgeBroken, BrokerError, ChildGone, LocalProtocolError, SessionNotFound, SpawnError
 from ..protocol.jsonrpc import (
     INVALID_REQUEST,
@@ -30,31 +28,23 @@ from ..protocol.jsonrpc import (
     parse_body,
 )
 from ..protocol.revisions import KNOWN_VERSIONS, MODERN_VERSION, REVISIONS
-from ..protocol.sse import KEEP_ALIVE, encode_event
 from ..sessions import ANONYMOUS, Principal, Session, SessionManager
-from .faults import JSON, answer_to
+from .cors import allow_page, answer_preflight, is_preflight
+from .faults import answer_to
 from .guards import Refused, check_accept, check_content_type, check_host, check_origin
 from .settings import Settings
-from .wire import HttpRequest, PayloadTooLarge, PeerGone, PeerTooSlow
+from .streaming import answer_exchange, stream_exchanges, stream_messages, unless_gone
+from .wire import Headers, HttpRequest, PayloadTooLarge, PeerGone, PeerTooSlow
 
 __all__ = ["McpEndpoint"]
 
 logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 #: Messages in one batch; each request in it is a call in flight.
 MAX_BATCH = 64
 
 SESSION_ID = b"mcp-session-id"
 PROTOCOL_VERSION = b"mcp-protocol-version"
-
-_JSON_HEADERS = (JSON,)
-_STREAM_HEADERS = (
-    (b"content-type", b"text/event-stream"),
-    (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),  # nginx would hold events back
-)
 
 
 class McpEndpoint:
@@ -71,114 +61,73 @@ class McpEndpoint:
 
     async def serve(self, request: HttpRequest) -> None:
         """Answer one request, whatever is wrong with it."""
-        message: Message | list[Message] | None = None
+        request_id: bytes | None = None
         try:
             self._guard(request)
-            principal = ANONYMOUS
-            if request.method == "POST":
+            if is_preflight(request):
+                await answer_preflight(request)
+            elif request.method == "POST":
                 check_content_type(request)
                 check_accept(request, b"application/json", b"text/event-stream")
                 message = parse_body(await request.body(self._settings.max_body_bytes))
-                if isinstance(message, list):
-                    await self._batch(request, self._session(request, principal), message)
-                else:
-                    await self._post(request, principal, message)
+                if isinstance(message, Request):
+                    request_id = message.id
+                await self._post(request, ANONYMOUS, message)
             elif request.method == "GET":
                 check_accept(request, b"text/event-stream")
-                await self._get(request, self._session(request, principal))
+                await self._get(request, self._session(request, ANONYMOUS))
             else:
-                self._sessions.end(self._session(request, principal), "the client deleted it")
+                self._sessions.end(self._session(request, ANONYMOUS), "the client deleted it")
                 await request.answer(200, ())
         except PeerGone:
             return
         except (BrokerError, Refused, PayloadTooLarge, PeerTooSlow) as exc:
-            answer = answer_to(exc, message.id if isinstance(message, Request) else None)
             if isinstance(exc, SpawnError):
                 logger.warning("server.start_failed", extra={"problem": str(exc)})
+            answer = answer_to(exc, request_id)
             await request.answer(answer.status, answer.headers, answer.body)
 
     def _guard(self, request: HttpRequest) -> None:
         check_host(request, self._settings.allowed_hosts)
         check_origin(request, self._settings.allowed_hosts, self._settings.allowed_origins)
-        if request.method not in {"POST", "GET", "DELETE"}:
+        allow_page(request)
+        if request.method not in {"POST", "GET", "DELETE"} and not is_preflight(request):
             raise Refused(
                 405,
                 f"expected POST, GET or DELETE, found {request.method}",
                 ((b"allow", b"POST, GET, DELETE"),),
             )
 
-    def _session(
-        self, request: HttpRequest, principal: Principal, request_id: bytes | None = None
-    ) -> Session:
+    def _session(self, request: HttpRequest, principal: Principal) -> Session:
         """Return the session that a request names, once its version header makes sense."""
         session_id = request.header(SESSION_ID)
         if session_id is None:
-            _check_version(request, request_id)
+            _check_version(request)
             raise LocalProtocolError(
-                "expected an Mcp-Session-Id header; `initialize` opens a session",
-                code=INVALID_REQUEST,
-                request_id=request_id,
+                "expected an Mcp-Session-Id header; `initialize` opens a session", code=INVALID_REQUEST
             )
         session = self._sessions.find(principal, session_id.decode("latin-1"))
         # Some clients negotiate an older revision and then name the modern one in the same session
         # (field bug). The session and the body tell what they really speak.
         if request.header(PROTOCOL_VERSION) != MODERN_VERSION.encode():
-            _check_version(request, request_id)
+            _check_version(request)
         return session
 
-    async def _post(self, request: HttpRequest, principal: Principal, message: Message) -> None:
-        if isinstance(message, Request):
-            if message.method == "initialize":
-                await self._initialize(request, principal, message)
-                return
-            session = self._session(request, principal, message.id)
+    async def _post(
+        self, request: HttpRequest, principal: Principal, message: Message | list[Message]
+    ) -> None:
+        if isinstance(message, list):
+            await self._batch(request, self._session(request, principal), message)
+        elif not isinstance(message, Request):
+            await _tell(self._session(request, principal).bridge, message)
+            await request.answer(202, ())
+        elif message.method == "initialize":
+            await self._initialize(request, principal, message)
+        else:
+            session = self._session(request, principal)
             self._sessions.check_accepting()
-            exchange = await _call(session.bridge, message)
-            await self._answer(request, session.bridge, exchange, _JSON_HEADERS, _STREAM_HEADERS)
-            return
-        session = self._session(request, principal)
-        await _tell(session.bridge, message)
-        await request.answer(202, ())
-
-    async def _batch(self, request: HttpRequest, session: Session, messages: list[Message]) -> None:
-        """Pass on a batch in its order; answer its requests on one stream, each as it comes.
-
-        Source: MCP 2025-03-26, basic/transports, "Sending Messages to the Server".
-        """
-        if session.agreement is None or not session.agreement.revision.batches:
-            raise LocalProtocolError(
-                "expected one JSON-RPC message, found a batch; send each message in a POST of its own",
-                code=INVALID_REQUEST,
-            )
-        if len(messages) > MAX_BATCH:
-            raise LocalProtocolError(
-                f"expected a batch of {MAX_BATCH} messages or fewer, found {len(messages)}",
-                code=INVALID_REQUEST,
-            )
-        self._sessions.check_accepting()
-        with contextlib.ExitStack() as releases:
-            exchanges = []
-            for message in messages:
-                if not isinstance(message, Request):
-                    await _tell(session.bridge, message)
-                elif message.method == "initialize":
-                    raise LocalProtocolError("`initialize` must not be part of a batch", code=INVALID_REQUEST)
-                else:
-                    exchanges.append(await _call(session.bridge, message))
-                    releases.callback(session.bridge.release, exchanges[-1])
-            if not exchanges:
-                await request.answer(202, ())
-                return
-            await request.start_stream(_STREAM_HEADERS)
-            with contextlib.suppress(PeerGone):
-                await _unless_gone(request, self._write_all(request, exchanges))
-
-    async def _write_all(self, request: HttpRequest, exchanges: list[Exchange]) -> None:
-        turn = asyncio.Lock()  # one event at a time
-        async with asyncio.TaskGroup() as tasks:
-            for exchange in exchanges:
-                tasks.create_task(self._write(request, exchange, turn=turn))
-        await request.end_stream()
+            with _released(session.bridge, await _call(session.bridge, message)) as exchange:
+                await self._answer(request, exchange)
 
     async def _initialize(self, request: HttpRequest, principal: Principal, message: Request) -> None:
         if request.header(SESSION_ID) is not None:
@@ -186,99 +135,69 @@ class McpEndpoint:
                 "expected `initialize` without an Mcp-Session-Id header; it opens a session of its own",
                 code=INVALID_REQUEST,
             )
-        _check_version(request, message.id)
+        _check_version(request)
         # A client that gives up waiting here would never learn the id of its session.
-        opened = await _unless_gone(request, self._sessions.open(principal, message))
-        extra = () if opened.session is None else ((SESSION_ID, opened.session.id.encode()),)
-        await self._answer(
-            request, opened.bridge, opened.exchange, (*_JSON_HEADERS, *extra), (*_STREAM_HEADERS, *extra)
-        )
+        opened = await unless_gone(request, self._sessions.open(principal, message))
+        headers = () if opened.session is None else ((SESSION_ID, opened.session.id.encode()),)
+        with _released(opened.bridge, opened.exchange) as exchange:
+            await self._answer(request, exchange, headers)
 
-    async def _answer(
-        self,
-        request: HttpRequest,
-        bridge: Bridge,
-        exchange: Exchange,
-        json_headers: tuple[tuple[bytes, bytes], ...],
-        stream_headers: tuple[tuple[bytes, bytes], ...],
-    ) -> None:
-        """Answer a POST: JSON if the answer comes first, else a stream."""
-        try:
-            first = await exchange.receive(self._settings.keep_alive_interval)
-            if first is not None and exchange.complete:
-                await request.answer(200, json_headers, first)
+    async def _answer(self, request: HttpRequest, exchange: Exchange, headers: Headers = ()) -> None:
+        await answer_exchange(request, exchange, headers, keep_alive=self._settings.keep_alive_interval)
+
+    async def _batch(self, request: HttpRequest, session: Session, messages: list[Message]) -> None:
+        """Pass on a batch in its order; answer its requests on one stream, each as it comes.
+
+        Source: MCP 2025-03-26, basic/transports, "Sending Messages to the Server".
+        """
+        _check_batch(session, messages)
+        self._sessions.check_accepting()
+        with contextlib.ExitStack() as releases:
+            exchanges = []
+            for message in messages:
+                if isinstance(message, Request):
+                    exchange = await _call(session.bridge, message)
+                    exchanges.append(releases.enter_context(_released(session.bridge, exchange)))
+                else:
+                    await _tell(session.bridge, message)
+            if exchanges:
+                await stream_exchanges(request, exchanges, keep_alive=self._settings.keep_alive_interval)
             else:
-                await request.start_stream(stream_headers)
-                await self._stream(request, exchange, first)
-        finally:
-            bridge.release(exchange)
+                await request.answer(202, ())
 
     async def _get(self, request: HttpRequest, session: Session) -> None:
         stream = session.bridge.listen()
         try:
-            await request.start_stream(_STREAM_HEADERS)
-            # Now, not with the first message: the client shall know that the stream is open.
-            await self._stream(request, stream, None)
+            await stream_messages(request, stream, keep_alive=self._settings.keep_alive_interval)
         finally:
             session.bridge.release(stream)
 
-    async def _stream(self, request: HttpRequest, stream: MessageStream, first: bytes | None) -> None:
-        """Write a stream's messages as events until it ends or the client goes.
 
-        Args:
-            request: Where to.
-            stream: Whose messages.
-            first: A message that was taken from it already; None sends a comment at once.
-        """
-        with contextlib.suppress(PeerGone):
-            await _unless_gone(request, self._write_one(request, stream, first))
-
-    async def _write_one(self, request: HttpRequest, stream: MessageStream, first: bytes | None) -> None:
-        await request.write(KEEP_ALIVE if first is None else encode_event(first))
-        if await self._write(request, stream, turn=contextlib.nullcontext()):
-            await request.end_stream()
-
-    async def _write(
-        self,
-        request: HttpRequest,
-        stream: MessageStream,
-        *,
-        turn: contextlib.AbstractAsyncContextManager[object],
-    ) -> bool:
-        """Write messages until the stream ends; return whether the client kept up.
-
-        Args:
-            request: Where to.
-            stream: Whose messages.
-            turn: Held while writing.
-        """
-        try:
-            while not (isinstance(stream, Exchange) and stream.complete):
-                message = await stream.receive(self._settings.keep_alive_interval)
-                async with turn:
-                    await request.write(KEEP_ALIVE if message is None else encode_event(message))
-        except StreamEnded:
-            if stream.cut:
-                logger.warning("client.stream_cut")
-        except PeerTooSlow:
-            logger.warning("client.too_slow")
-            return False
-        return True
-
-
-def _check_version(request: HttpRequest, request_id: bytes | None) -> None:
+def _check_version(request: HttpRequest) -> None:
     """Refuse a version header that names a revision we do not speak; a missing one is 2025-03-26."""
     value = request.header(PROTOCOL_VERSION)
     if value is None or value.decode("latin-1") in REVISIONS:
         return
     requested = value.decode("latin-1")
-    data = msgspec.json.encode({"supported": KNOWN_VERSIONS, "requested": requested})
     raise LocalProtocolError(
         f"expected MCP-Protocol-Version to be one of {', '.join(KNOWN_VERSIONS)}, found {requested!r}",
         code=UNSUPPORTED_PROTOCOL_VERSION,
-        request_id=request_id,
-        data=data,
+        data=msgspec.json.encode({"supported": KNOWN_VERSIONS, "requested": requested}),
     )
+
+
+def _check_batch(session: Session, messages: list[Message]) -> None:
+    if session.agreement is None or not session.agreement.revision.batches:
+        raise LocalProtocolError(
+            "expected one JSON-RPC message, found a batch; send each message in a POST of its own",
+            code=INVALID_REQUEST,
+        )
+    if len(messages) > MAX_BATCH:
+        raise LocalProtocolError(
+            f"expected a batch of {MAX_BATCH} messages or fewer, found {len(messages)}", code=INVALID_REQUEST
+        )
+    if any(isinstance(message, Request) and message.method == "initialize" for message in messages):
+        raise LocalProtocolError("`initialize` must not be part of a batch", code=INVALID_REQUEST)
 
 
 async def _call(bridge: Bridge, message: Request) -> Exchange:
@@ -299,20 +218,10 @@ async def _tell(bridge: Bridge, message: Notification | Response) -> None:
         raise SessionNotFound from None  # see above
 
 
-async def _unless_gone(request: HttpRequest, work: Coroutine[None, None, Result]) -> Result:
-    """Do some work; cancel it when the client closes the connection.
-
-    Raises:
-        PeerGone: The client went first.
-    """
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(request.wait_disconnected())
+@contextlib.contextmanager
+def _released(bridge: Bridge, exchange: Exchange) -> Iterator[Exchange]:
+    """Read an exchange within the block, and release it."""
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        yield exchange
     finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.wait({task, gone})
-    if task.cancelled():
-        raise PeerGone
-    return task.result()
+        bridge.release(exchange)

@@ -48,6 +48,9 @@ class HttpRequest(Protocol):
             PeerGone: The client left in the middle of it.
         """
 
+    def add_header(self, name: bytes, value: bytes) -> None:
+        """Add a header field to the answer, whichever it will be."""
+
     async def answer(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """Send a whole answer."""
 
