@@ -29,6 +29,9 @@ _CHILD = ChildConfig(cmd=("default",))  # the library's own defaults, shown in -
 _SESSIONS = SessionSettings()
 _HTTP = HttpSettings()
 
+#: Lines of a child's stderr in an error message: a reason, and the stack trace that often follows it.
+STDERR_LINES = 20
+
 _SECONDS = click.FloatRange(min=0)
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 
@@ -234,7 +237,8 @@ def _explain(exc: ProbeFailed, program: str) -> list[str]:
     lines = []
     if exc.exit_status is not None:
         lines.append(f"{program!r} {exc.exit_status} before it answered `initialize`")
-        lines.append("run the command by hand: an MCP server waits for messages on its stdin")
+        if not exc.stderr_tail:
+            lines.append("run the command by hand: an MCP server waits for messages on its stdin")
     else:
         lines.append(f"{program!r} runs, but is no MCP server that can be used: {printable(str(exc))}")
         lines.append(
@@ -246,7 +250,7 @@ def _explain(exc: ProbeFailed, program: str) -> list[str]:
         )
     if exc.stderr_tail:
         lines.append("its last lines on stderr were:")
-        lines += [f"  {printable(line)}" for line in exc.stderr_tail[-10:]]
+        lines += [f"  {printable(line)}" for line in exc.stderr_tail[-STDERR_LINES:]]
     return lines
 
 

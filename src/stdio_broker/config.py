@@ -4,6 +4,7 @@ All mistakes are reported at once, each with where it stands, what was found and
 """
 
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -16,6 +17,11 @@ from .sessions import Settings as SessionSettings
 from .supervisor import Config as ChildConfig
 
 __all__ = ["Configuration", "run_configuration"]
+
+_SECRET_NAME = re.compile("auth|credential|key|pass|secret|token", re.IGNORECASE)
+
+#: Shorter values are no secrets worth the name, and taking them out would make logs unreadable.
+MIN_SECRET_CHARS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +104,7 @@ def run_configuration(
         host=host,
         port=port,
         drain_grace=drain_grace,
-        server=ServerRecipe(name or _name_of(command), child),
+        server=ServerRecipe(name or _name_of(command), child, _secrets(env, variables)),
         http=HttpSettings(
             allowed_hosts=LOOPBACK_HOSTS | {_as_host(host), *(_as_host(allowed) for allowed in allow_hosts)},
             allowed_origins=frozenset(origin.lower().rstrip("/") for origin in allow_origins),
@@ -130,6 +136,16 @@ def _parse_env(options: Iterable[str], ours: Mapping[str, str]) -> tuple[dict[st
                 f"--env {name}: the broker's own environment has no {name}; set it, or use {name}=VALUE"
             )
     return variables, problems
+
+
+def _secrets(options: Iterable[str], variables: Mapping[str, str]) -> frozenset[str]:
+    """Return the values that must not be shown: those of secret-looking names, and all passed by name."""
+    by_name = {option for option in options if "=" not in option}
+    return frozenset(
+        value
+        for name, value in variables.items()
+        if len(value) >= MIN_SECRET_CHARS and (name in by_name or _SECRET_NAME.search(name))
+    )
 
 
 def _is_loopback(host: str) -> bool:

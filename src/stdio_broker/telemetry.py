@@ -6,14 +6,18 @@ bodies or values of the environment.
 
 import json
 import logging
+import re
 import sys
 import time
+from collections.abc import Collection
 from typing import Literal, TextIO
 
-__all__ = ["LogFormat", "LogLevel", "configure_logging", "printable"]
+__all__ = ["LogFormat", "LogLevel", "configure_logging", "printable", "redact"]
 
 LogFormat = Literal["auto", "human", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+_ANSI_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 #: What every record has; the rest are facts.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName"}
@@ -35,8 +39,21 @@ def configure_logging(level: LogLevel, log_format: LogFormat, stream: TextIO = s
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
+def redact(text: str, secrets: Collection[str]) -> str:
+    """Return text of a child's without the secrets that it was given.
+
+    Programs quote them: a Forgejo names an unknown token in its refusal, and the server in front of
+    it logs that.
+    """
+    for secret in secrets:
+        if secret in text:
+            text = text.replace(secret, "[redacted]")
+    return text
+
+
 def printable(text: str) -> str:
-    """Return text of a stranger's with its control characters (escape sequences, for one) made visible."""
+    """Return text of a stranger's that is safe on a terminal: no colours, control characters visible."""
+    text = _ANSI_SEQUENCE.sub("", text)
     return "".join(
         character if character.isprintable() or character == "\t" else f"\\x{ord(character):02x}"
         for character in text

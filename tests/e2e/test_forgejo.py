@@ -7,7 +7,7 @@ that the stand-in cannot drift from its original.
 What Forgejo does with a token that it does not know, by age:
 
 - the oldest count it as none: public routes answer, so the program starts and each of its tools fails;
-- since Gitea 1.20: 401 on every route, so the program ends at its first call, with exit status 1;
+- that of 2024 (v10): 401 on every route, so the program ends at its first call, with exit status 1;
 - the code of 2026: the same, and the refusal quotes the token, which the program then logs.
 
 "Ours" in a docstring is design.md; "forgejo-mcp's" is behaviour that we measured and have to live with.
@@ -42,7 +42,9 @@ JsonObject: TypeAlias = "dict[str, Json]"
 FAKE = Path(__file__).parents[1] / "children" / "fake_forgejo_mcp.py"
 ISSUES = "/api/v1/repos/alice/garden/issues"
 # So short that a child which waits for its call is killed at once, so long that a polite one is not.
-SHORT_GRACES = ("--eof-grace", "0.2", "--stop-grace", "0.2")
+SHORT_GRACES = ("--drain-grace", "0.2", "--eof-grace", "0.2", "--stop-grace", "0.2")
+# What the child says on stderr reaches the log here: the most that a log can show.
+CHATTY = ("--log-level", "debug")
 # How long anything may take that should happen at once, on a machine with other things to do.
 AT_ONCE = 20.0
 
@@ -351,10 +353,25 @@ def children(broker: BrokerProcess, command: Command) -> set[int]:
     return {pid for pid in broker.descendants() if is_alive(pid) and command_of(pid) == line}
 
 
-async def failure_to_start(command: Command, forge: FakeForgejo, token: str) -> tuple[str, str]:
+async def ending_of(broker: BrokerProcess, pid: int) -> JsonObject:
+    """Wait for the broker to log the end of a child and return the event."""
+    endings: list[JsonObject] = []
+
+    def logged() -> bool:
+        events = [json.loads(line) for line in broker.stderr_text().splitlines() if line.endswith("}")]
+        endings[:] = [e for e in events if (e["event"], e.get("pid")) == ("child.exited", pid)]
+        return bool(endings)
+
+    await wait_until(logged, AT_ONCE, what=f"the end of child {pid}")
+    return endings[0]
+
+
+async def failure_to_start(
+    command: Command, forge: FakeForgejo, token: str, *, options: Sequence[str] = ()
+) -> tuple[str, str]:
     """Start a broker that cannot work; return how it ended, with its stdout, and its stderr."""
     with pytest.raises(AssertionError, match="exit code") as failure:
-        async with serving(command, forge, token):
+        async with serving(command, forge, token, options=options):
             pass
     return str(failure.value), "\n".join(failure.value.__notes__)
 
@@ -470,11 +487,27 @@ async def test_a_bad_token_at_a_new_forge_stops_the_broker_at_its_start_without_
     assert bad not in ended + stderr
 
 
+async def test_a_forge_that_hangs_at_the_start_stops_the_broker_after_its_start_timeout(
+    command: Command, forge: FakeForgejo, token: str
+) -> None:
+    """Ours: forgejo-mcp would wait for ever, so the broker must not. Exit code 1, and nothing is left."""
+    forge.hang("/api/v1/version")
+
+    ended, stderr = await failure_to_start(
+        command, forge, token, options=("--start-timeout", "0.5", *SHORT_GRACES)
+    )
+
+    assert "exit code 1" in ended
+    assert "did not answer `initialize`" in stderr
+    assert "Testing connection to Forgejo instance" in stderr
+    assert not find_tagged(token)
+
+
 async def test_a_token_that_is_revoked_while_the_broker_runs_fails_new_sessions_and_stays_out_of_the_log(
     command: Command, forge: FakeForgejo, token: str
 ) -> None:
     """Ours: a child that cannot start is one client's error; nobody reads the token in it or in the log."""
-    async with serving(command, forge, token) as broker, connected(broker) as session:
+    async with serving(command, forge, token, options=CHATTY) as broker, connected(broker) as session:
         forge.strict_auth = forge.echo_bad_token = True
         forge.revoke(token)
 
@@ -486,6 +519,7 @@ async def test_a_token_that_is_revoked_while_the_broker_runs_fails_new_sessions_
         assert token not in refused.text
         # The session that was open before is as alive as its child.
         await session.result_of("get_forgejo_mcp_server_version")
+        assert await broker.stop() == 0
         assert token not in broker.stderr_text()
     assert not find_tagged(token)
 
@@ -509,14 +543,15 @@ async def test_the_token_is_in_no_command_line_and_in_no_log(
     command: Command, forge: FakeForgejo, token: str
 ) -> None:
     """Ours: a token travels in the environment of its own child and nowhere else."""
-    async with serving(command, forge, token) as broker, connected(broker) as session:
+    async with serving(command, forge, token, options=CHATTY) as broker, connected(broker) as session:
         await session.result_of("get_my_user_info")
         await session.result_of("create_issue", owner="alice", repo="garden", title="Rain")
 
         holders = find_tagged(token)
         assert {broker.pid, *children(broker, command)} <= holders
         assert [command_of(pid) for pid in holders if token in command_of(pid)] == []
-    assert token not in broker.stderr_text() + broker.stdout_text()
+        assert await broker.stop() == 0
+        assert token not in broker.stderr_text() + broker.stdout_text()
 
 
 async def test_a_session_ends_with_its_own_child_only(
@@ -529,7 +564,8 @@ async def test_a_session_ends_with_its_own_child_only(
         async with connected(broker) as second:
             assert len(children(broker, command)) == 2
             (await first.delete()).raise_for_status()
-            await wait_until(lambda: not is_alive(own), AT_ONCE)
+            ending = await ending_of(broker, own)
+            assert (ending["exit_code"], ending["phase"]) == (0, "eof")
 
             await second.result_of("get_my_user_info")
             assert len(children(broker, command)) == 1
@@ -549,7 +585,7 @@ async def test_deleting_a_session_with_a_hung_call_kills_its_child(
         (await session.delete()).raise_for_status()
 
         assert "error" in await asyncio.wait_for(hung, AT_ONCE)
-        await wait_until(lambda: not is_alive(child), AT_ONCE)
+        assert (await ending_of(broker, child))["exit_signal"] == signal.SIGKILL
         assert not children(broker, command)
 
 

@@ -92,7 +92,7 @@ class FakeForgejo:
 
     Attributes:
         strict_auth: A token that the forge does not know is refused on every route, as
-            Forgejo has done since it left Gitea 1.19 behind. Without it the oldest
+            Forgejo does since 2024 (v10) at the latest. Without it the oldest
             behaviour: the token counts as none, so public routes still answer.
         echo_bad_token: The refusal quotes the token, as Forgejo's code of 2026 does.
             Without it: the words used before.

@@ -225,12 +225,17 @@ class Bridge:
                     self._line(line)
         except EndOfOutput:
             pass
-        self.fail(_describe(await self._exit_status()))
+        self.fail(_describe(await self._exit_status()), reason="server process ended")
 
-    def fail(self, error: BridgeBroken) -> None:
-        """Answer every open call with an error, end every stream, and refuse what comes."""
+    def fail(self, error: BridgeBroken, *, reason: str) -> None:
+        """Answer every open call with an error, end every stream, and refuse what comes.
+
+        Args:
+            error: What happened, in words and numbers.
+            reason: The same as a constant that programs can compare.
+        """
         self._broken = error
-        data: dict[str, object] = {"reason": "server process ended"}
+        data: dict[str, object] = {"reason": reason}
         if error.code is not None:
             data["exitCode"] = error.code
         if error.signal is not None:

@@ -21,6 +21,7 @@ from ..errors import BridgeBroken, ChildGone, Draining, LimitReached, SessionNot
 from ..protocol.handshake import agree, clamp_request
 from ..protocol.jsonrpc import Request
 from ..supervisor import Supervisor
+from ..telemetry import redact
 from .ids import SessionIds
 from .principal import Principal
 from .server import ServerRecipe
@@ -220,7 +221,7 @@ class SessionManager:
         session_id = self._ids.mint()
         config = self._server.config
         if logger.isEnabledFor(logging.DEBUG):
-            config = dataclasses.replace(config, on_stderr=functools.partial(_log_stderr, session_id))
+            config = dataclasses.replace(config, on_stderr=functools.partial(self._log_stderr, session_id))
         child = await self._supervisor.start(config)
         bridge = Bridge(child, self._bridge_settings, on_idle=self._changed.set)
         session = Session(session_id, principal, child, bridge, asyncio.get_running_loop().time())
@@ -276,6 +277,6 @@ class SessionManager:
         else:
             session.idle_timer = loop.call_at(due, self._check_idle, session)
 
-
-def _log_stderr(session_id: str, line: str) -> None:
-    logger.debug("child.stderr", extra={"session": log_name(session_id), "line": line})
+    def _log_stderr(self, session_id: str, line: str) -> None:
+        text = redact(line, self._server.secrets)
+        logger.debug("child.stderr", extra={"session": log_name(session_id), "line": text})

@@ -7,6 +7,7 @@ from ..bridge import Bridge, Settings
 from ..errors import BrokerError, ChildGone, ProtocolError
 from ..protocol.handshake import Agreement, agree, error_text, initialize_request
 from ..supervisor import Child, ExitStatus, Supervisor
+from ..telemetry import redact
 from .server import ServerRecipe
 
 __all__ = ["ProbeFailed", "probe"]
@@ -75,8 +76,17 @@ async def probe(
         ended = await _ended_by_itself(child)
         await child.stop()
     if agreement is None:
-        raise ProbeFailed(problem, _Evidence(ended, bridge.first_bad_line, child.stderr_tail))
+        raise ProbeFailed(redact(problem, server.secrets), _collect(server, ended, bridge, child))
     return agreement
+
+
+def _collect(server: ServerRecipe, ended: ExitStatus | None, bridge: Bridge, child: Child) -> _Evidence:
+    bad_line = bridge.first_bad_line
+    return _Evidence(
+        exit_status=ended,
+        first_bad_line=None if bad_line is None else redact(bad_line, server.secrets),
+        stderr_tail=tuple(redact(line, server.secrets) for line in child.stderr_tail),
+    )
 
 
 async def _ended_by_itself(child: Child) -> ExitStatus | None:

@@ -45,7 +45,7 @@ class Session:
             self.ended = reason
             if self.idle_timer is not None:
                 self.idle_timer.cancel()
-            self.bridge.fail(BridgeBroken(f"the session has ended: {reason}"))
+            self.bridge.fail(BridgeBroken(f"the session has ended: {reason}"), reason="session ended")
 
 
 def log_name(session_id: str) -> str:

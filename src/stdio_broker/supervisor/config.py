@@ -51,7 +51,8 @@ class Config:
     """
 
     cmd: Sequence[str | os.PathLike[str]]
-    env: Mapping[str, str | None] = field(default_factory=dict)
+    # Not in the repr: values may be secrets, and a repr ends in a log sooner or later.
+    env: Mapping[str, str | None] = field(default_factory=dict, repr=False)
     inherit_env: Literal["minimal", "all"] | Collection[str] = "minimal"
     cwd: str | os.PathLike[str] | None = None
     on_stderr: StderrCallback | None = None
@@ -71,6 +72,9 @@ class Config:
         """Check every field; the first mistake is named."""
         _check_command(self.cmd)
         _check_environment(self.env)
+        _check_inherited(self.inherit_env)
+        if self.cwd is not None and "\0" in os.fspath(self.cwd):
+            raise ValueError("cwd: contains a NUL character, which no path can")
         for name in ("flush_grace", "eof_grace", "stop_grace", "kill_grace", "drain_grace"):
             seconds = getattr(self, name)
             if not (math.isfinite(seconds) and seconds >= 0):
@@ -91,10 +95,18 @@ def _check_command(cmd: Sequence[str | os.PathLike[str]]) -> None:
     if isinstance(cmd, str | bytes) or not cmd:
         raise ValueError(f"cmd: expected a list of a program and its arguments, found {cmd!r}")
     arguments = [os.fspath(argument) for argument in cmd]
+    if not all(isinstance(argument, str) for argument in arguments):
+        raise ValueError("cmd: expected text, found bytes")
     if not arguments[0]:
         raise ValueError("cmd: expected a program, found an empty string")
     if any("\0" in argument for argument in arguments):
         raise ValueError("cmd: an argument contains a NUL character, which no program can receive")
+
+
+def _check_inherited(names: str | Collection[str]) -> None:
+    # As above: "PATH" would let through P, A, T and H.
+    if isinstance(names, str) and names not in {"minimal", "all"}:
+        raise ValueError(f'inherit_env: expected "minimal", "all" or a list of names, found {names!r}')
 
 
 def _check_environment(env: Mapping[str, str | None]) -> None:
