@@ -1,11 +1,12 @@
-"""The stdio server behind the broker in the end-to-end tests: the fixtures that the conformance suite calls by name.
+"""The stdio server behind the broker in end-to-end tests: what the conformance suite calls by name.
 
 Names, contents and schemas of the `test_…` fixtures are the suite's: the description of each scenario in
-`@modelcontextprotocol/conformance` 0.2.0-alpha.12 states them. The tools of the last section are our own, under names
-that no scenario calls. A decorator puts each tool and each prompt into its table, so a fixture is one function.
+`@modelcontextprotocol/conformance` 0.2.0-alpha.12 states them. The tools of the last section are our own,
+under names that no scenario calls. A decorator puts each tool and each prompt into its table, so a fixture
+is one function.
 
-Without arguments it speaks stdio. `--http PORT` serves Streamable HTTP through the SDK itself and prints the URL: what
-the suite says of that is the most that a broker in front of the same fixtures can reach.
+Without arguments it speaks stdio. `--http PORT` serves Streamable HTTP through the SDK itself and prints the
+URL: what the suite says of that is the most that a broker in front of the same fixtures can reach.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from typing import TypeAlias
 
 import anyio
 import mcp_types as types
+import uvicorn
 from mcp import MCPDeprecationWarning, MCPError
 from mcp.server import Server, ServerRequestContext
 from mcp.server.stdio import stdio_server
-from mcp.shared.message import ServerMessageMetadata
 
 # A red pixel, and two silent samples: the smallest files that are valid.
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3A0FDAAAAAElFTkSuQmCC"
 WAV = "UklGRiYAAABXQVZFZm10IBAAAAABAAEAQB8AAEAfAAABAAgAZGF0YQIAAACAgA=="
-# Between two log messages or two steps of progress: the suite's figure, long enough that each is sent by itself.
+# Between two log messages or two steps of progress: the suite's figure, long enough to be sent by itself.
 STEP_INTERVAL = 0.05
 # The code of the revisions up to 2025-11-25 (server/resources, "Error Handling").
 RESOURCE_NOT_FOUND = -32002
@@ -95,10 +96,12 @@ def image() -> types.ImageContent:
 
 
 def embedded(uri: str, mime_type: str, value: str) -> types.EmbeddedResource:
-    return types.EmbeddedResource(resource=types.TextResourceContents(uri=uri, mime_type=mime_type, text=value))
+    return types.EmbeddedResource(
+        resource=types.TextResourceContents(uri=uri, mime_type=mime_type, text=value)
+    )
 
 
-# --- Tools of the suite: contents ------------------------------------------------------------------------------------
+# --- Tools of the suite: contents ---------------------------------------------------------------------------
 
 
 @tool("One text")
@@ -162,7 +165,7 @@ async def json_schema_2020_12_tool(ctx: Context, **arguments: object) -> ToolAns
     return json.dumps(arguments)
 
 
-# --- Tools of the suite: what is said before the answer --------------------------------------------------------------
+# --- Tools of the suite: what is said before the answer -----------------------------------------------------
 
 
 @tool("Three log messages, then a text")
@@ -187,7 +190,7 @@ async def test_tool_with_progress(ctx: Context) -> ToolAnswer:
 
 @tool("An answer after some time, which a client may fetch by resuming its stream")
 async def test_reconnection(ctx: Context) -> ToolAnswer:
-    # Only a server of HTTP with an event store can close its stream; behind a broker that is the broker's matter.
+    # Only where it serves HTTP itself, with an event store; behind a broker the stream is the broker's.
     if ctx.close_sse_stream is not None:
         await ctx.close_sse_stream()
     await anyio.sleep(STEP_INTERVAL)
@@ -198,7 +201,7 @@ async def log(ctx: Context, message: str) -> None:
     await ctx.session.send_log_message("info", message, related_request_id=ctx.request_id)
 
 
-# --- Tools of the suite: questions to the client ---------------------------------------------------------------------
+# --- Tools of the suite: questions to the client ------------------------------------------------------------
 
 
 @tool("Ask the client's model", prompt=STRING)
@@ -260,7 +263,7 @@ async def ask(ctx: Context, message: str, schema: Schema) -> str:
     return f"action={answer.action}, content={json.dumps(answer.content)}"
 
 
-# --- Our own tools ---------------------------------------------------------------------------------------------------
+# --- Our own tools ------------------------------------------------------------------------------------------
 
 # One process has one client over stdio; over HTTP (the ceiling only) its clients share the set.
 SUBSCRIBED: set[str] = set()
@@ -306,7 +309,7 @@ async def blob(ctx: Context, bytes: int) -> ToolAnswer:  # noqa: A002 - the tool
     return "x" * bytes
 
 
-# --- Resources and prompts -------------------------------------------------------------------------------------------
+# --- Resources and prompts ----------------------------------------------------------------------------------
 
 RESOURCES: dict[str, types.TextResourceContents | types.BlobResourceContents] = {
     contents.uri: contents
@@ -351,7 +354,7 @@ def test_prompt_with_image() -> Sequence[types.ContentBlock]:
     return [image(), text("Please analyze the image above.")]
 
 
-# --- Handlers --------------------------------------------------------------------------------------------------------
+# --- Handlers -----------------------------------------------------------------------------------------------
 
 
 async def list_tools(ctx: Context, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
@@ -369,7 +372,9 @@ async def call_tool(ctx: Context, params: types.CallToolRequestParams) -> types.
     return types.CallToolResult(content=[text(answer)] if isinstance(answer, str) else list(answer))
 
 
-async def list_resources(ctx: Context, params: types.PaginatedRequestParams | None) -> types.ListResourcesResult:
+async def list_resources(
+    ctx: Context, params: types.PaginatedRequestParams | None
+) -> types.ListResourcesResult:
     return types.ListResourcesResult(
         resources=[
             types.Resource(
@@ -396,7 +401,9 @@ async def read_resource(ctx: Context, params: types.ReadResourceRequestParams) -
         if match is None:
             raise MCPError(RESOURCE_NOT_FOUND, "Resource not found", {"uri": params.uri})
         data = {"id": match[1], "templateTest": True, "data": f"Data for ID: {match[1]}"}
-        contents = types.TextResourceContents(uri=params.uri, mime_type="application/json", text=json.dumps(data))
+        contents = types.TextResourceContents(
+            uri=params.uri, mime_type="application/json", text=json.dumps(data)
+        )
     return types.ReadResourceResult(contents=[contents])
 
 
@@ -419,20 +426,24 @@ async def get_prompt(ctx: Context, params: types.GetPromptRequestParams) -> type
         raise MCPError(types.INVALID_PARAMS, f"Unknown prompt: {params.name}")
     _, function = PROMPTS[params.name]
     contents = function(**(params.arguments or {}))
-    return types.GetPromptResult(messages=[types.PromptMessage(role="user", content=content) for content in contents])
+    return types.GetPromptResult(
+        messages=[types.PromptMessage(role="user", content=content) for content in contents]
+    )
 
 
 async def complete(ctx: Context, params: types.CompleteRequestParams) -> types.CompleteResult:
-    values = [value for value in ("test", "testValue1", "testValue2") if value.startswith(params.argument.value)]
+    values = [
+        value for value in ("test", "testValue1", "testValue2") if value.startswith(params.argument.value)
+    ]
     return types.CompleteResult(completion=types.Completion(values=values, total=len(values), has_more=False))
 
 
 async def set_logging_level(ctx: Context, params: types.SetLevelRequestParams) -> types.EmptyResult:
-    # Every message of the fixtures is `info`, and the suite asks for `debug` or `info`: there is nothing to filter.
+    # Every message of the fixtures is `info`, and the suite asks for `debug` or `info`: nothing to filter.
     return types.EmptyResult()
 
 
-# --- Serving ---------------------------------------------------------------------------------------------------------
+# --- Serving ------------------------------------------------------------------------------------------------
 
 
 def build() -> Server:
@@ -459,9 +470,6 @@ async def serve_stdio(server: Server) -> None:
 
 
 def serve_http(server: Server, port: int) -> None:
-    # Not above: what the SDK's HTTP needs would delay the start of every child.
-    import uvicorn
-
     listener = socket.create_server(("127.0.0.1", port))
     # The socket listens already, so a client that reads the line may connect at once.
     print(f"http://127.0.0.1:{listener.getsockname()[1]}/mcp", flush=True)
@@ -469,10 +477,14 @@ def serve_http(server: Server, port: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--http", type=int, metavar="PORT", help="serve Streamable HTTP by itself (0: any free port)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--http", type=int, metavar="PORT", help="serve Streamable HTTP by itself (0: any free port)"
+    )
     options = parser.parse_args()
-    # Logging and sampling are what the revisions served here have; that a later one deprecates them is no news.
+    # Logging and sampling belong to the revisions served here; that a later one deprecates them is no news.
     warnings.filterwarnings("ignore", category=MCPDeprecationWarning)
     server = build()
     if options.http is None:

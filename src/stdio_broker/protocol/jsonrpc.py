@@ -8,9 +8,11 @@ that we read.
 Source: JSON-RPC 2.0; MCP 2025-11-25, basic, "Messages"; design decision 2.
 """
 
+import codecs
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
@@ -22,13 +24,14 @@ __all__ = [
     "INVALID_REQUEST",
     "METHOD_NOT_FOUND",
     "PARSE_ERROR",
+    "REQUEST_CANCELLED",
     "UNSUPPORTED_PROTOCOL_VERSION",
     "Members",
     "Message",
     "Notification",
     "Request",
     "Response",
-    "cancelled",
+    "cancellation",
     "encode",
     "error_response",
     "find_response_id",
@@ -44,13 +47,39 @@ INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
+#: Nobody waits for the answer any more. Not of JSON-RPC or MCP, so outside their reserved range; the
+#: official SDKs, and the Language Server Protocol, use the same.
+REQUEST_CANCELLED = -32800
 #: MCP 2026-07-28, basic, "Error Codes".
 UNSUPPORTED_PROTOCOL_VERSION = -32022
 
+#: Members of one object, where there may be many, and messages in one batch. Each costs us far more
+#: memory than it costs the sender bytes, so what is built before anybody looks must be bounded.
+MAX_MEMBERS = 1024
+
+#: An object up to this size cannot hold so many members that they matter.
+SMALL_BYTES = 64 * 1024
+
+#: Lone surrogates replaced in one message, which takes time; one with more of them is refused.
+MAX_REPLACED_SURROGATES = 64 * 1024
+
+#: Bytes that are checked for UTF-8 at a time. All at once would need up to five times as many.
+UTF8_CHECK_BYTES = 64 * 1024
+
 Members = dict[str, msgspec.Raw]
 
+Decoded = TypeVar("Decoded")
+
 _members_decoder = msgspec.json.Decoder(Members)
-_batch_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+# A list would be built whole before its length is looked at; this refuses what is one too many.
+_batch_decoder = msgspec.json.Decoder(
+    msgspec.defstruct(
+        "_Batch",
+        [(f"element_{index}", msgspec.Raw, msgspec.Raw()) for index in range(MAX_MEMBERS)],
+        array_like=True,
+        forbid_unknown_fields=True,
+    )
+)
 _string_decoder = msgspec.json.Decoder(str)
 _encoder = msgspec.json.Encoder()
 
@@ -60,11 +89,11 @@ _VERSION = b'"2.0"'
 # not UTF-8.
 _MALFORMED = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
-# Any escape in a string. A pair of surrogates is one character; half of one is none, though
-# JavaScript writes it, and strict decoders refuse the whole message for it.
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
-    re.DOTALL,
+# Half of a pair of surrogates is no character, though JavaScript writes it, and strict decoders
+# refuse the whole message for it. A high one without a low one behind it, or the other way round.
+_LONE_SURROGATE = re.compile(
+    rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2})"
 )
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -114,9 +143,9 @@ def parse_body(body: bytes) -> Message | list[Message]:
     try:
         if body.lstrip()[:1] != b"[":
             return _parse(body)
-        batch = [_parse(bytes(element)) for element in _batch_decoder.decode(body)]
-    except msgspec.ValidationError:
-        raise LocalProtocolError("expected a JSON object", code=INVALID_REQUEST) from None
+        batch = [_parse(element) for element in _elements(body)]
+    except msgspec.ValidationError as exc:
+        raise LocalProtocolError(f"expected a JSON-RPC message: {exc}", code=INVALID_REQUEST) from None
     except _MALFORMED as exc:
         raise LocalProtocolError(f"the body is not valid JSON: {_reason(exc)}", code=PARSE_ERROR) from None
     if not batch:
@@ -127,35 +156,100 @@ def parse_body(body: bytes) -> Message | list[Message]:
 def parse_line(line: bytes) -> list[Message]:
     """Parse what a child wrote on one line: a message, or a batch of them (2025-03-26).
 
+    A batch loses what is no JSON-RPC in it and no more: somebody waits for each of its answers.
+
     Raises:
         RemoteProtocolError: It is not JSON, or not JSON-RPC.
     """
     try:
-        if line.lstrip()[:1] == b"[":
-            return [_parse(bytes(element)) for element in _batch_decoder.decode(line)]
-        return [_parse(line)]
-    except _MALFORMED as exc:
-        raise RemoteProtocolError(f"not valid JSON: {_reason(exc)}", code=PARSE_ERROR) from None
-    except LocalProtocolError as exc:
-        raise RemoteProtocolError(str(exc), code=exc.code) from None
+        if line.lstrip()[:1] != b"[":
+            return [_parse(line)]
+        elements = _elements(line)
+    except (*_MALFORMED, LocalProtocolError) as exc:
+        raise _fault_of_child(exc) from None
+    messages, faults = [], []
+    for element in elements:
+        try:
+            messages.append(_parse(element))
+        except (*_MALFORMED, LocalProtocolError) as exc:
+            faults.append(exc)
+    if faults and not messages:
+        raise _fault_of_child(faults[0])
+    return messages
+
+
+def _fault_of_child(exc: Exception) -> RemoteProtocolError:
+    if isinstance(exc, LocalProtocolError):
+        return RemoteProtocolError(str(exc), code=exc.code)
+    return RemoteProtocolError(f"not valid JSON: {_reason(exc)}", code=PARSE_ERROR)
+
+
+def _elements(data: bytes) -> list[bytes]:
+    batch, _ = _decode(_batch_decoder.decode, data)
+    # What the batch is too short for is left at its default, which is empty; no element is.
+    return [bytes(element) for element in msgspec.structs.astuple(batch) if element]
 
 
 def _parse(data: bytes) -> Message:
+    return _classify(*_decode(_decode_members, data))
+
+
+def _decode(decode: Callable[[bytes], Decoded], data: bytes) -> tuple[Decoded, bytes]:
+    """Return what was decoded, and from which bytes: lone surrogates are replaced if it takes that."""
     if not data.isascii():
         # msgspec does not look inside what it leaves raw, so ask for the error here.
-        data.decode()
+        _check_utf8(data)
     try:
-        members = _members_decoder.decode(data)
+        return decode(data), data
     except _MALFORMED:
         if not _SURROGATE.search(data):
             raise
-        data = _ESCAPE.sub(_replace_lone_surrogate, data)
-        members = _members_decoder.decode(data)
-    return _classify(members, data)
+        data = _replace_lone_surrogates(data)
+        return decode(data), data
 
 
-def _replace_lone_surrogate(match: re.Match[bytes]) -> bytes:
-    return b"\\ufffd" if match[1] else match[0]
+def _decode_members(data: bytes | msgspec.Raw) -> Members:
+    if len(data) <= SMALL_BYTES:
+        return _members_decoder.decode(data)
+    members = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=_NameCounter()).decode(data)
+    return dict(members.items())
+
+
+class _Name(str):
+    """The name of a member, of a type of its own so that msgspec asks us for each."""
+
+    __slots__ = ()
+
+
+class _NameCounter:
+    """Takes so many names and no more, while the object is still being decoded."""
+
+    def __init__(self) -> None:
+        self._names = 0
+
+    def __call__(self, kind: type[_Name], name: str) -> _Name:
+        self._names += 1
+        if self._names > MAX_MEMBERS:
+            raise ValueError(f"expected at most {MAX_MEMBERS} members in an object of this size")
+        return kind(name)
+
+
+def _check_utf8(data: bytes) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    view = memoryview(data)
+    for start in range(0, len(data), UTF8_CHECK_BYTES):
+        decoder.decode(view[start : start + UTF8_CHECK_BYTES])
+    decoder.decode(b"", final=True)
+
+
+def _replace_lone_surrogates(data: bytes) -> bytes:
+    # Escaped backslashes are out of the way meanwhile, or the second half of one would seem to begin
+    # an escape. No JSON text holds a NUL. Without a call per escape: a body can hold millions.
+    if b"\0" in data:
+        return data
+    without = data.replace(rb"\\", b"\0")
+    repaired = _LONE_SURROGATE.sub(rb"\\ufffd", without, count=MAX_REPLACED_SURROGATES)
+    return repaired.replace(b"\0", rb"\\")
 
 
 def _classify(members: Members, source: bytes) -> Message:
@@ -231,7 +325,7 @@ def result_response(request_id: bytes, result: Mapping[str, object]) -> bytes:
     return _encoder.encode({"jsonrpc": "2.0", "id": msgspec.Raw(request_id), "result": result})
 
 
-def cancelled(request_id: bytes, reason: str) -> bytes:
+def cancellation(request_id: bytes, reason: str) -> bytes:
     """Return a cancellation of a request, encoded (MCP 2025-11-25, basic/utilities/cancellation)."""
     params = {"requestId": msgspec.Raw(request_id), "reason": reason}
     return _encoder.encode({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
@@ -242,7 +336,7 @@ def object_members(value: msgspec.Raw | None) -> Members | None:
     if value is None:
         return None
     try:
-        return _members_decoder.decode(value)
+        return _decode_members(value)
     except _MALFORMED:
         return None
 
@@ -257,10 +351,17 @@ def string_member(members: Members | None, name: str) -> str | None:
         return None
 
 
-# Anchored to the ends of the line, so neither can match inside a value: the first member stands
-# behind the first brace, and what stands before the last brace is a member of the envelope.
-_ID_IN_HEAD = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*(\d+)\s*,')
-_ID_IN_TAIL = re.compile(rb',\s*"id"\s*:\s*(\d+)\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z')
+_VERSION_MEMBER = rb'"jsonrpc"\s*:\s*"2\.0"\s*'
+_ANSWER_MEMBER = rb'"(?:result|error)"\s*:'
+# Anchored to the ends of the line, so none can match inside a value: the first members stand behind
+# the first brace, and what stands before the last brace is a member of the envelope. A result or an
+# error must be there too: a child numbers its own requests as we number ours.
+_ID_IN_HEAD = re.compile(
+    rb'\s*\{\s*(?:%b,\s*)?"id"\s*:\s*(\d+)\s*,\s*(?:%b,\s*)?%b'
+    % (_VERSION_MEMBER, _VERSION_MEMBER, _ANSWER_MEMBER)
+)
+_ANSWER_IN_HEAD = re.compile(rb"\s*\{\s*(?:%b,\s*)?%b" % (_VERSION_MEMBER, _ANSWER_MEMBER))
+_ID_IN_TAIL = re.compile(rb',\s*"id"\s*:\s*(\d+)\s*(?:,\s*%b)?\}\s*\Z' % _VERSION_MEMBER)
 
 
 def find_response_id(head: bytes, tail: bytes) -> bytes | None:
@@ -268,5 +369,7 @@ def find_response_id(head: bytes, tail: bytes) -> bytes | None:
 
     Only numbers are looked for: they are what we send to children.
     """
-    match = _ID_IN_HEAD.match(head) or _ID_IN_TAIL.search(tail)
+    match = _ID_IN_HEAD.match(head)
+    if match is None and _ANSWER_IN_HEAD.match(head):
+        match = _ID_IN_TAIL.search(tail)
     return match[1] if match else None
