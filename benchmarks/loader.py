@@ -135,7 +135,7 @@ class _Client:
             raise _Failed("no session")
         initialized = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
         accepted = await self.connection.ask("POST", initialized, self.session)
-        if accepted.status != 202:  # noqa: PLR2004 - the one status that MCP allows here
+        if accepted.status != 202:
             raise _Failed(f"HTTP {accepted.status} to a notification")
 
     async def call(self) -> None:
@@ -158,7 +158,7 @@ class _Client:
     async def close(self) -> None:
         if self.session:
             answer = await self.connection.ask("DELETE", b"", self.session)
-            if answer.status // 100 != 2:  # noqa: PLR2004 - success
+            if answer.status // 100 != 2:
                 raise _Failed(f"HTTP {answer.status} to DELETE")
 
     async def _request(self, method: str, params: Json, identity: int | None = None) -> tuple[_Answer, Json]:
@@ -166,7 +166,7 @@ class _Client:
         message = {"jsonrpc": "2.0", "id": identity, "method": method, "params": params}
         body = json.dumps(message, separators=(",", ":")).encode()
         answer = await self.connection.ask("POST", body, self.session)
-        if answer.status != 200:  # noqa: PLR2004 - OK
+        if answer.status != 200:
             raise _Failed(f"HTTP {answer.status}: {answer.body[:200]!r}")
         if self.options.constant is not None:
             if answer.body.decode() != self.options.constant:

@@ -100,6 +100,7 @@ class Bridge:
         self, child: Child, settings: Settings, *, on_idle: Callable[[], None] = lambda: None
     ) -> None:
         self.first_bad_line: str | None = None
+        self._loop = asyncio.get_running_loop()
         self._child = child
         self._settings = settings
         self._on_idle = on_idle
@@ -149,7 +150,7 @@ class Bridge:
             raise LimitReached(
                 f"{self._settings.max_calls} calls of this session are in flight already", retry_after=1.0
             )
-        exchange = Exchange(max_bytes=self._settings.max_stream_bytes)
+        exchange = Exchange(self._loop, max_bytes=self._settings.max_stream_bytes)
         line = self._correlation.call(request, exchange)
         self._streams[exchange] = None
         try:
@@ -198,7 +199,7 @@ class Bridge:
         if self._get is not None:
             self._get.end()
         # The backlog fits: its bounds are the smaller ones.
-        self._get = MessageStream(max_bytes=self._settings.max_stream_bytes)
+        self._get = MessageStream(self._loop, max_bytes=self._settings.max_stream_bytes)
         while self._backlog:
             self._get.put(self._backlog.popleft())
         self._backlog_bytes = 0

@@ -21,6 +21,7 @@ class MessageStream:
     """A bounded queue of encoded messages with one reader.
 
     Args:
+        loop: The running loop. Asking for it here would cost every call a system call (Python 3.11).
         max_bytes: Bytes that may wait, with `MESSAGE_OVERHEAD_BYTES` for each message.
 
     Attributes:
@@ -39,8 +40,8 @@ class MessageStream:
         "cut",
     )
 
-    def __init__(self, *, max_bytes: int) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, max_bytes: int) -> None:
+        self._loop = loop
         self._max_bytes = max_bytes
         self._messages: deque[bytes] = deque()
         self._size = 0
@@ -127,8 +128,8 @@ class Exchange(MessageStream):
 
     __slots__ = ("answered",)
 
-    def __init__(self, *, max_bytes: int) -> None:
-        super().__init__(max_bytes=max_bytes)
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, max_bytes: int) -> None:
+        super().__init__(loop, max_bytes=max_bytes)
         self.answered = False
 
     def answer(self, message: bytes) -> None:

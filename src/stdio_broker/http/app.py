@@ -23,13 +23,7 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3)."""
-        request = AsgiRequest(
-            scope,
-            receive,
-            send,
-            body_timeout=self._settings.body_timeout,
-            write_timeout=self._settings.write_timeout,
-        )
+        request = AsgiRequest(scope, receive, send, write_timeout=self._settings.write_timeout)
         if request.path == self._settings.path:
             await self._endpoint.serve(request)
         elif request.path == "/healthz":

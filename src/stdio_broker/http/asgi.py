@@ -23,12 +23,10 @@ class AsgiRequest:
     """An `HttpRequest` on top of ASGI.
 
     Args:
-        body_timeout: Seconds that the client may pause within a body.
         write_timeout: Seconds that the client may leave written data unread.
     """
 
     __slots__ = (
-        "_body_timeout",
         "_extra",
         "_headers",
         "_receive",
@@ -38,9 +36,7 @@ class AsgiRequest:
         "path",
     )
 
-    def __init__(
-        self, scope: Scope, receive: Receive, send: Send, *, body_timeout: float, write_timeout: float
-    ) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, write_timeout: float) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -51,7 +47,6 @@ class AsgiRequest:
         self._extra: list[tuple[bytes, bytes]] = []
         self._receive = receive
         self._send = send
-        self._body_timeout = body_timeout
         self._write_timeout = write_timeout
 
     def header(self, name: bytes) -> bytes | None:
@@ -116,11 +111,7 @@ class AsgiRequest:
         )
 
     async def _next_piece(self) -> AsgiEvent:
-        try:
-            async with asyncio.timeout(self._body_timeout):
-                event = await self._receive()
-        except TimeoutError:
-            raise PeerTooSlow from None
+        event = await self._receive()
         if event["type"] == "http.disconnect":
             raise PeerGone
         return event

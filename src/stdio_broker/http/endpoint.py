@@ -34,7 +34,7 @@ from .faults import answer_to
 from .guards import Refused, check_accept, check_content_type, check_host, check_origin
 from .settings import Settings
 from .streaming import answer_exchange, stream_exchanges, stream_messages, unless_gone
-from .wire import Headers, HttpRequest, PayloadTooLarge, PeerGone, PeerTooSlow
+from .wire import Headers, HttpRequest, PayloadTooLarge, PeerGone
 
 __all__ = ["McpEndpoint"]
 
@@ -81,7 +81,7 @@ class McpEndpoint:
                 await request.answer(200, ())
         except PeerGone:
             return
-        except (BrokerError, Refused, PayloadTooLarge, PeerTooSlow) as exc:
+        except (BrokerError, Refused, PayloadTooLarge) as exc:
             if isinstance(exc, SpawnError):
                 logger.warning("server.start_failed", extra={"problem": str(exc)})
             answer = answer_to(exc, request_id)

@@ -19,7 +19,7 @@ from ..errors import (
 )
 from ..protocol.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, error_response
 from .guards import Refused
-from .wire import Headers, PayloadTooLarge, PeerTooSlow
+from .wire import Headers, PayloadTooLarge
 
 __all__ = ["FAULTS", "JSON", "Answer", "answer_to"]
 
@@ -43,7 +43,6 @@ FAULTS: tuple[tuple[type[Exception], int, int], ...] = (
     (LocalProtocolError, 400, INVALID_REQUEST),
     (SessionNotFound, 404, INVALID_REQUEST),
     (PayloadTooLarge, 413, INVALID_REQUEST),
-    (PeerTooSlow, 408, INVALID_REQUEST),
     (Unavailable, 503, INTERNAL_ERROR),
     (SpawnError, 200, INTERNAL_ERROR),
     (StartTimeout, 200, INTERNAL_ERROR),
@@ -80,6 +79,4 @@ def _message(exc: Exception) -> str:
         return "the server could not be started; the operator finds the reason in the broker's log"
     if isinstance(exc, BrokerError):
         return str(exc)
-    if isinstance(exc, PayloadTooLarge):
-        return "the request's body is longer than this broker accepts"
-    return "the request's body did not arrive in time"
+    return "the request's body is longer than this broker accepts"

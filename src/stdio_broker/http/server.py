@@ -1,7 +1,6 @@
 """The HTTP server: uvicorn, embedded. It listens, parses and closes; the app decides.
 
-uvicorn's own handling of signals is left out (the broker has one place for that), and what it does
-not bound is bounded here: the size of a request's head.
+uvicorn's own handling of signals is left out: the broker has one place for that.
 """
 
 import asyncio
@@ -11,10 +10,10 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..errors import BrokerError, ConfigError
 from .app import App
+from .bounded import bounded_protocol
 from .settings import Settings
 
 __all__ = ["HttpServer", "bind"]
@@ -68,33 +67,6 @@ def _explain(exc: OSError, host: str, port: int) -> BrokerError:
     return BrokerError(f"cannot listen on {host} port {port}: {exc.strerror}")
 
 
-def _bounded(max_header_bytes: int) -> type[HttpToolsProtocol]:
-    """Return uvicorn's parser with a bound on a request's head: it keeps headers without one."""
-
-    class BoundedProtocol(HttpToolsProtocol):
-        _head_bytes = 0
-
-        def on_message_begin(self) -> None:
-            self._head_bytes = 0
-            super().on_message_begin()
-
-        def on_url(self, url: bytes) -> None:
-            self._count(len(url))
-            super().on_url(url)
-
-        def on_header(self, name: bytes, value: bytes) -> None:
-            self._count(len(name) + len(value))
-            super().on_header(name, value)
-
-        def _count(self, size: int) -> None:
-            self._head_bytes += size
-            if self._head_bytes > max_header_bytes:
-                # Through the parser, which makes uvicorn answer 400 and close the connection.
-                raise ValueError("the head of the request is too long")
-
-    return BoundedProtocol
-
-
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -110,7 +82,9 @@ class HttpServer:
     def __init__(self, app: App, listener: socket.socket, settings: Settings) -> None:
         config = uvicorn.Config(
             app,
-            http=_bounded(settings.max_header_bytes),
+            http=bounded_protocol(
+                max_header_bytes=settings.max_header_bytes, receive_timeout=settings.receive_timeout
+            ),
             ws="none",
             lifespan="off",
             log_config=None,

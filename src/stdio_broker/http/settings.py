@@ -21,7 +21,7 @@ class Settings:
             host; as a browser sends them.
         max_body_bytes: Longest request body. A 16 MiB value crosses with its envelope, and more.
         max_header_bytes: Longest request head: what nginx and Node take, and more than enough.
-        body_timeout: Seconds that a client may pause while it sends a body.
+        receive_timeout: Seconds that a client may pause within a request, or before its first one.
         keep_alive_interval: Seconds of silence after which a stream gets a comment, and after which
             an answer that is still to come becomes a stream. Proxies give up after 30 to 60.
         write_timeout: Seconds that a client may take to read what was written to it.
@@ -32,6 +32,6 @@ class Settings:
     allowed_origins: frozenset[str] = frozenset()
     max_body_bytes: int = 64 * 1024 * 1024
     max_header_bytes: int = 32 * 1024
-    body_timeout: float = 30.0
+    receive_timeout: float = 30.0
     keep_alive_interval: float = 15.0
     write_timeout: float = 60.0

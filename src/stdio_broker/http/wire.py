@@ -18,7 +18,7 @@ class PeerGone(Exception):
 
 
 class PeerTooSlow(Exception):
-    """The client took longer than allowed to send its body, or to read what we wrote."""
+    """The client took longer than allowed to read what we wrote."""
 
 
 class PayloadTooLarge(Exception):
@@ -44,8 +44,7 @@ class HttpRequest(Protocol):
 
         Raises:
             PayloadTooLarge: It is longer than `max_bytes`; nothing near that much was read.
-            PeerTooSlow: The client paused for too long.
-            PeerGone: The client left in the middle of it.
+            PeerGone: The client left in the middle of it, or was thrown out for being too slow.
         """
 
     def add_header(self, name: bytes, value: bytes) -> None:

@@ -87,6 +87,7 @@ class SessionManager:
         bridge_settings: BridgeSettings,
         ids: SessionIds,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._server = server
         self._supervisor = supervisor
         self._settings = settings
@@ -152,7 +153,7 @@ class SessionManager:
         session = self._sessions.get(session_id)
         if session is None or session.principal != principal:
             raise SessionNotFound
-        session.last_used = asyncio.get_running_loop().time()
+        session.last_used = self._loop.time()
         return session
 
     def end(self, session: Session, reason: str) -> None:
@@ -224,7 +225,7 @@ class SessionManager:
             config = dataclasses.replace(config, on_stderr=functools.partial(self._log_stderr, session_id))
         child = await self._supervisor.start(config)
         bridge = Bridge(child, self._bridge_settings, on_idle=self._changed.set)
-        session = Session(session_id, principal, child, bridge, asyncio.get_running_loop().time())
+        session = Session(session_id, principal, child, bridge, self._loop.time())
         self._sessions[session.id] = session
         self._tasks.create_task(self._serve(session), name=f"session {log_name(session.id)}")
         logger.info(
@@ -268,14 +269,13 @@ class SessionManager:
         """End the session if it is idle; else look again when it could be at the earliest."""
         if session.ended is not None:
             return
-        loop = asyncio.get_running_loop()
         if session.bridge.busy:
-            session.last_used = loop.time()
+            session.last_used = self._loop.time()
         due = session.last_used + self._settings.idle_timeout
-        if due <= loop.time():
+        if due <= self._loop.time():
             self.end(session, "idle")
         else:
-            session.idle_timer = loop.call_at(due, self._check_idle, session)
+            session.idle_timer = self._loop.call_at(due, self._check_idle, session)
 
     def _log_stderr(self, session_id: str, line: str) -> None:
         text = redact(line, self._server.secrets)
