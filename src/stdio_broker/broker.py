@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from . import __version__
 from .config import Configuration
-from .http import App, HttpServer, McpEndpoint, bind
+from .http import LOOPBACK_HOSTS, App, HttpServer, McpEndpoint, bind
 from .protocol.handshake import Agreement
 from .sessions import SessionIds, SessionManager, probe
 from .supervisor import Supervisor
@@ -25,6 +25,9 @@ __all__ = ["Ready", "Shutdown", "serve"]
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+#: Addresses that mean every address of this machine, but are no name for it.
+WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 
 #: SIGHUP too: a closed terminal must not leave children behind.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -90,15 +93,26 @@ async def serve(
     Raises:
         BrokerError: The port cannot be had, or the server does not start.
     """
+    _warn_of_remote(configuration)
     with contextlib.closing(bind(configuration.host, configuration.port)) as listener:
-        async with Supervisor() as supervisor:
-            agreement = await _unless_stopped(_try_server(configuration, supervisor), shutdown)
-            if agreement is not None:
-                ready = Ready(_url(listener, configuration), agreement)
-                await _serve(configuration, supervisor, listener, shutdown, lambda: announce(ready))
+        async with Supervisor() as supervisor, asyncio.TaskGroup() as tasks:
+            hurry = tasks.create_task(_hurry(shutdown, supervisor))
+            try:
+                agreement = await _unless(shutdown.requested, _try_server(configuration, supervisor))
+                if agreement is not None:
+                    logger.info("broker.ready", extra={"url": _url(listener, configuration)})
+                    ready = Ready(_url(listener, configuration), agreement)
+                    await _serve(configuration, supervisor, listener, shutdown, lambda: announce(ready))
+                await supervisor.stop_all()
+            finally:
+                hurry.cancel()
 
 
 async def _try_server(configuration: Configuration, supervisor: Supervisor) -> Agreement:
+    logger.info(
+        "server.trying",
+        extra={"server": configuration.server.name, "timeout": configuration.sessions.start_timeout},
+    )
     return await probe(
         configuration.server,
         supervisor,
@@ -125,27 +139,15 @@ async def _serve(
     app = App(McpEndpoint(sessions, configuration.http), sessions, configuration.http)
     server = HttpServer(app, listener, configuration.http)
     # The server is outermost: while children go down the ladder, clients still get answers.
-    async with server.serving(), asyncio.TaskGroup() as tasks, sessions:
+    async with server.serving(), sessions:
         announce()
         await shutdown.requested.wait()
-        hurry = tasks.create_task(_hurry(shutdown, supervisor))
-        await _unless_hurried(sessions.drain(configuration.drain_grace), shutdown)
-        sessions.end_all("the broker is shutting down")
-        await supervisor.stop_all()
-        hurry.cancel()
+        await _unless(shutdown.hurried, sessions.drain(configuration.drain_grace))
 
 
 async def _hurry(shutdown: Shutdown, supervisor: Supervisor) -> None:
     await shutdown.hurried.wait()
     await supervisor.stop_all(eof_grace=0, stop_grace=0)
-
-
-async def _unless_stopped(work: Coroutine[None, None, Result], shutdown: Shutdown) -> Result | None:
-    return await _unless(shutdown.requested, work)
-
-
-async def _unless_hurried(work: Coroutine[None, None, Result], shutdown: Shutdown) -> Result | None:
-    return await _unless(shutdown.hurried, work)
 
 
 async def _unless(event: asyncio.Event, work: Coroutine[None, None, Result]) -> Result | None:
@@ -166,3 +168,15 @@ def _url(listener: socket.socket, configuration: Configuration) -> str:
     if ":" in host:
         host = f"[{host}]"
     return f"http://{host}:{port}{configuration.http.path}"
+
+
+def _warn_of_remote(configuration: Configuration) -> None:
+    """Say before the first 421 why remote clients would get one."""
+    if configuration.host in WILDCARDS and configuration.http.allowed_hosts <= LOOPBACK_HOSTS | {
+        configuration.host,
+        f"[{configuration.host}]",
+    }:
+        logger.warning(
+            "broker.no_remote_host_allowed",
+            extra={"host": configuration.host, "hint": "clients elsewhere need --allow-host NAME"},
+        )

@@ -5,6 +5,7 @@ Exit codes: 0 fine, 2 usage or configuration, 1 failed.
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -42,7 +43,8 @@ def main() -> None:
     """Serve stdio MCP servers over HTTP, each user with a supervised child process of their own."""
 
 
-@main.command(context_settings={"ignore_unknown_options": False})
+# What stands behind the command's name is the command's, with or without the --.
+@main.command(context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS] --")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
@@ -55,7 +57,7 @@ def main() -> None:
     help="Set a variable for the server. NAME alone passes the broker's own value on, "
     "which keeps a secret off the command line. May be repeated.",
 )
-@click.option("--name", help="What logs call the server.  [default: the command's name]")
+@click.option("--name", help="What logs and hints call the server.  [default: the command's name]")
 @click.option("--cwd", type=click.Path(exists=True, file_okay=False), help="Working directory of the server.")
 @click.option(
     "--allow-remote",
@@ -202,17 +204,14 @@ async def _run(configuration: Configuration, *, show_hints: bool) -> None:
 
 def _announce(ready: Ready, configuration: Configuration, *, show_hints: bool) -> None:
     agreement = ready.agreement
-    identity = (
-        " ".join(part for part in (agreement.name, agreement.server_version) if part) or "no name given"
-    )
-    click.echo(
-        f"stdio-broker: {configuration.server.name} ({printable(identity)}, "
-        f"MCP {agreement.revision.version}) is ready at {ready.url}"
-    )
+    parts = [part for part in (agreement.name, agreement.server_version) if part]
+    identity = printable(" ".join(parts) or "no name given")
+    name = configuration.server.name
+    version = agreement.revision.version
+    click.echo(f"stdio-broker: {name} ({identity}, MCP {version}) is ready at {ready.url}")
     if show_hints:
-        click.echo(
-            _HINTS.format(url=ready.url, name=configuration.server.name, initialize=_INITIALIZE), err=True
-        )
+        hints = _HINTS.format(url=ready.url, name=shlex.quote(name), initialize=_INITIALIZE)
+        click.echo(hints, err=True)
     sys.stdout.flush()
 
 

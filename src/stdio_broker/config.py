@@ -20,6 +20,9 @@ __all__ = ["Configuration", "run_configuration"]
 
 _SECRET_NAME = re.compile("auth|credential|key|pass|secret|token", re.IGNORECASE)
 
+#: Programs that start another one, named by their first argument.
+LAUNCHERS = frozenset({"bunx", "node", "npx", "pipx", "python", "uvx"})
+
 #: Shorter values are no secrets worth the name, and taking them out would make logs unreadable.
 MIN_SECRET_CHARS = 6
 
@@ -162,4 +165,9 @@ def _as_host(host: str) -> str:
 
 
 def _name_of(command: tuple[str, ...]) -> str:
-    return command[0].rpartition("/")[2]
+    """Return what to call a server whose operator has not said: its program, not what launches it."""
+    program = command[0].rpartition("/")[2]
+    if program.rstrip(".0123456789") in LAUNCHERS:
+        named = next((argument for argument in command[1:] if not argument.startswith("-")), program)
+        program = named.rpartition("/")[2]
+    return program

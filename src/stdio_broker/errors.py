@@ -162,7 +162,7 @@ class StartTimeout(BrokerError):
     """
 
     def __init__(self, timeout: float) -> None:
-        super().__init__(f"the server did not answer `initialize` within {timeout:g} seconds")
+        super().__init__(f"the server did not answer `initialize` within {timeout:g} s")
         self.timeout = timeout
 
 

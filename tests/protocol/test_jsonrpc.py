@@ -284,6 +284,7 @@ def test_a_batch_that_is_not_utf_8_is_refused_whole() -> None:
         (b'{"jsonrpc":"2.0","method":"\xff"}', "not UTF-8"),
         (b'{"jsonrpc":"2.0","method":"m","params":{"a":"\xed\xa0\x80"}}', "not UTF-8"),
         (b'{"\xff":1}', "not UTF-8"),
+        (b'{"jsonrpc":"2.0","method":"m"}\xc3', "not UTF-8"),
         (b'[{"jsonrpc":"2.0","method":"\xff"}]', "not UTF-8"),
         (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),

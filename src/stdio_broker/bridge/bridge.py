@@ -57,6 +57,7 @@ UNRELATED = frozenset(
         "notifications/prompts/list_changed",
         "notifications/resources/list_changed",
         "notifications/resources/updated",
+        "notifications/tasks/status",
         "notifications/tools/list_changed",
     }
 )
@@ -89,7 +90,7 @@ class Bridge:
     Args:
         child: Running, with its stdout unread.
         settings: Bounds.
-        on_idle: Called whenever the last client that waited for an answer has it, or has gone.
+        on_idle: Called whenever nothing is owed to a client any more; sometimes twice.
 
     Attributes:
         first_bad_line: The start of the first line that was no JSON-RPC, or None. The child's own
@@ -117,7 +118,7 @@ class Bridge:
 
     @property
     def busy(self) -> bool:
-        """Whether a client that we can reach waits for an answer."""
+        """Whether a client that we can reach waits for an answer that the child still owes."""
         return bool(self._streams)
 
     def statistics(self) -> BridgeStatistics:
@@ -145,7 +146,7 @@ class Bridge:
             LimitReached: Too many calls are in flight.
         """
         if self._broken is not None:
-            raise self._broken
+            raise BridgeBroken(str(self._broken), code=self._broken.code, signal=self._broken.signal)
         if self._correlation.calls >= self._settings.max_calls:
             raise LimitReached(
                 f"{self._settings.max_calls} calls of this session are in flight already", retry_after=1.0
@@ -196,16 +197,18 @@ class Bridge:
         Taking over, not refusing: a client that lost its connection comes back long before we
         notice that the old one is dead.
         """
+        stream = MessageStream(self._loop, max_bytes=self._settings.max_stream_bytes)
         if self._get is not None:
+            self._keep_unread(self._get.detach())
             self._get.end()
-        # The backlog fits: its bounds are the smaller ones.
-        self._get = MessageStream(self._loop, max_bytes=self._settings.max_stream_bytes)
-        while self._backlog:
-            self._get.put(self._backlog.popleft())
-        self._backlog_bytes = 0
+        self._get = stream
+        while self._backlog and stream.has_room_for(self._backlog[0]):
+            message = self._backlog.popleft()
+            self._backlog_bytes -= len(message)
+            stream.put(message)
         if self._broken is not None:
-            self._get.end()
-        return self._get
+            stream.end()
+        return stream
 
     def release(self, stream: MessageStream) -> None:
         """Say that nobody reads a stream any more. What it held for anybody goes to the backlog.
@@ -213,14 +216,16 @@ class Bridge:
         A client that goes away does not cancel its request (MCP 2025-11-25, basic/transports); the
         answer, when it comes, has nowhere to go.
         """
-        rest = stream.detach()
+        unread = stream.detach()
         if isinstance(stream, Exchange):
             self._close_stream(stream)
-            return
-        if stream is self._get:
+            # Progress and logs were for this request only; a question still wants an answer.
+            questions = [message for message in unread if _is_question(message)]
+            self._dropped_messages += len(unread) - len(questions)
+            unread = questions
+        elif stream is self._get:
             self._get = None
-        for message in rest:
-            self._keep(message)
+        self._keep_unread(unread)
 
     # From the child.
 
@@ -232,7 +237,10 @@ class Bridge:
                     self._line(line)
         except EndOfOutput:
             pass
-        self.fail(_describe(await self._exit_status()), reason="server process ended")
+        status = await self._exit_status()
+        self.fail(
+            _describe(status), reason="server closed its output" if status is None else "server process ended"
+        )
 
     def fail(self, error: BridgeBroken, *, reason: str) -> None:
         """Answer every open call with an error, end every stream, and refuse what comes.
@@ -288,6 +296,10 @@ class Bridge:
 
     def _message(self, message: Message) -> None:
         if isinstance(message, Response):
+            if message.id == b"null":
+                # It could not read a line of ours, and cannot say which.
+                logger.warning("child.error_without_id", extra={"pid": self._child.pid})
+                return
             answered = self._correlation.answer(message)
             if answered is None:
                 logger.debug("child.late_answer", extra={"pid": self._child.pid})
@@ -300,10 +312,11 @@ class Bridge:
 
     def _question(self, request: Request) -> None:
         stream = self._stream_for_related()
-        if request.method == "ping" and stream is None:
+        full = self._correlation.questions >= self._settings.max_questions
+        if request.method == "ping" and (stream is None or full):
             # It asks whether anybody is there. We are; the client may well be between two requests.
             self._answer_child(result_response(request.id, {}))
-        elif self._correlation.questions >= self._settings.max_questions:
+        elif full:
             self._answer_child(
                 error_response(request.id, INTERNAL_ERROR, "too many requests wait for the client's answer")
             )
@@ -370,8 +383,12 @@ class Bridge:
         return next((exchange for exchange in self._streams if exchange.open), None)
 
     def _send(self, message: bytes, stream: MessageStream | None) -> None:
-        if stream is None or not self._put(message, stream):
-            self._keep(message)
+        while stream is not None:
+            if self._put(message, stream):
+                return
+            # It was cut just now, and is closed; maybe there is another one.
+            stream = self._stream_for_unrelated()
+        self._keep(message)
 
     def _put(self, message: bytes, stream: MessageStream) -> bool:
         if stream.put(message):
@@ -391,15 +408,41 @@ class Bridge:
         self._answer(exchange, error_response(client_id, INTERNAL_ERROR, text, {"reason": "slow client"}))
 
     def _keep(self, message: bytes) -> None:
-        """Keep a message for the next GET; drop the oldest ones if there is no room."""
+        """Keep a message for the next GET; one that is too long by itself must not cost the others."""
+        if len(message) > self._settings.max_backlog_bytes:
+            self._dropped_messages += 1
+            self._refuse_question(message)
+            return
         self._backlog.append(message)
         self._backlog_bytes += len(message)
+        self._trim_backlog()
+
+    def _keep_unread(self, messages: list[bytes]) -> None:
+        """Keep what a client did not take of a stream; it is older than what is kept already."""
+        self._backlog.extendleft(reversed(messages))
+        self._backlog_bytes += sum(map(len, messages))
+        self._trim_backlog()
+
+    def _trim_backlog(self) -> None:
+        """Drop the oldest messages that there is no room for."""
         while (
             len(self._backlog) > self._settings.max_backlog_messages
             or self._backlog_bytes > self._settings.max_backlog_bytes
         ):
-            self._backlog_bytes -= len(self._backlog.popleft())
+            oldest = self._backlog.popleft()
+            self._backlog_bytes -= len(oldest)
             self._dropped_messages += 1
+            self._refuse_question(oldest)
+
+    def _refuse_question(self, message: bytes) -> None:
+        """Tell the child that its question reaches nobody, if that is what the message is."""
+        for question in parse_line(message):
+            if isinstance(question, Request):
+                text = "no client took this request"
+                (refusal,) = parse_line(error_response(question.id, INTERNAL_ERROR, text))
+                line = self._correlation.reply(refusal) if isinstance(refusal, Response) else None
+                if line is not None:
+                    self._answer_child(line)
 
     def _answer_child(self, line: bytes) -> None:
         """Say something to the child ourselves, without waiting: its reader must go on reading."""
@@ -411,3 +454,7 @@ def _describe(status: ExitStatus | None) -> BridgeBroken:
     if status is None:
         return BridgeBroken("the server closed its output")
     return BridgeBroken(f"the server process {status}", code=status.code, signal=status.signal)
+
+
+def _is_question(message: bytes) -> bool:
+    return any(isinstance(parsed, Request) for parsed in parse_line(message))

@@ -17,7 +17,7 @@ class Settings:
             cut, so that one slow reader costs its own exchange only. A final answer always fits.
         max_backlog_messages: Messages kept for a GET stream while none is open; past it the oldest
             is dropped and counted.
-        max_backlog_bytes: The same in bytes.
+        max_backlog_bytes: The same in bytes. What a new GET has no room for waits for the next one.
     """
 
     max_calls: int = 256

@@ -55,6 +55,13 @@ class MessageStream:
         """Whether a message put here reaches a client."""
         return self.attached and not self._ended
 
+    def has_room_for(self, message: bytes) -> bool:
+        """Whether a message would be taken.
+
+        The first one always fits: a long one that nobody had the time to read is nobody's fault.
+        """
+        return not self._messages or self._size + len(message) + MESSAGE_OVERHEAD_BYTES <= self._max_bytes
+
     def put(self, message: bytes) -> bool:
         """Add a message; False if the stream takes none.
 
@@ -62,7 +69,7 @@ class MessageStream:
         """
         if not self.open:
             return False
-        if self._size + len(message) > self._max_bytes:
+        if not self.has_room_for(message):
             self.cut = True
             self.end()
             return False
@@ -94,6 +101,8 @@ class MessageStream:
         if not self._messages:
             if self._ended:
                 raise StreamEnded
+            if self._waiter is not None:
+                raise RuntimeError("another task is already reading this stream")
             self._waiter = self._loop.create_future()
             timer = self._loop.call_later(timeout, self._wake)
             try:

@@ -20,6 +20,7 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     _receiving = True  # from the first byte of a request to the last; and before the first one
     _in_head = True
+    _head_too_long = False
     _head_bytes = 0
     _last_data = 0.0
     _timer: asyncio.TimerHandle | None = None
@@ -41,9 +42,13 @@ class _BoundedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self.max_header_bytes:
-                self.send_400_response("The head of the request is too long.")
+                self._head_too_long = True
+                self.send_400_response("")
                 return
         self._expect_data()
+
+    def send_400_response(self, msg: str) -> None:
+        super().send_400_response("The head of the request is too long." if self._head_too_long else msg)
 
     def on_message_begin(self) -> None:
         self._receiving = self._in_head = True
@@ -56,6 +61,7 @@ class _BoundedProtocol(HttpToolsProtocol):
             len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             > self.max_header_bytes
         ):
+            self._head_too_long = True
             # Through the parser, which makes uvicorn answer 400 and close the connection.
             raise ValueError("the head of the request is too long")
         super().on_headers_complete()

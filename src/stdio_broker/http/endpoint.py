@@ -17,7 +17,15 @@ from collections.abc import Iterator
 import msgspec
 
 from ..bridge import Bridge, Exchange
-from ..errors import BridgeBroken, BrokerError, ChildGone, LocalProtocolError, SessionNotFound, SpawnError
+from ..errors import (
+    BridgeBroken,
+    BrokerError,
+    ChildGone,
+    LocalProtocolError,
+    SessionNotFound,
+    SpawnError,
+    Unavailable,
+)
 from ..protocol.jsonrpc import (
     INVALID_REQUEST,
     UNSUPPORTED_PROTOCOL_VERSION,
@@ -42,6 +50,9 @@ logger = logging.getLogger(__name__)
 
 #: Messages in one batch; each request in it is a call in flight.
 MAX_BATCH = 64
+
+#: A foreign Host or Origin: an attack, or an --allow-host that is missing.
+OPERATORS_REFUSALS = frozenset({403, 421})
 
 SESSION_ID = b"mcp-session-id"
 PROTOCOL_VERSION = b"mcp-protocol-version"
@@ -72,7 +83,10 @@ class McpEndpoint:
                 message = parse_body(await request.body(self._settings.max_body_bytes))
                 if isinstance(message, Request):
                     request_id = message.id
-                await self._post(request, ANONYMOUS, message)
+                posted = self._post(request, ANONYMOUS, message)
+                # A long argument must not stay in memory until the answer: nobody but `_post` has it.
+                del message
+                await posted
             elif request.method == "GET":
                 check_accept(request, b"text/event-stream")
                 await self._get(request, self._session(request, ANONYMOUS))
@@ -82,9 +96,8 @@ class McpEndpoint:
         except PeerGone:
             return
         except (BrokerError, Refused, PayloadTooLarge) as exc:
-            if isinstance(exc, SpawnError):
-                logger.warning("server.start_failed", extra={"problem": str(exc)})
             answer = answer_to(exc, request_id)
+            _report(exc, answer.status)
             await request.answer(answer.status, answer.headers, answer.body)
 
     def _guard(self, request: HttpRequest) -> None:
@@ -126,7 +139,9 @@ class McpEndpoint:
         else:
             session = self._session(request, principal)
             self._sessions.check_accepting()
-            with _released(session.bridge, await _call(session.bridge, message)) as exchange:
+            called = await _call(session.bridge, message)
+            del message  # see above
+            with _released(session.bridge, called) as exchange:
                 await self._answer(request, exchange)
 
     async def _initialize(self, request: HttpRequest, principal: Principal, message: Request) -> None:
@@ -171,6 +186,14 @@ class McpEndpoint:
             await stream_messages(request, stream, keep_alive=self._settings.keep_alive_interval)
         finally:
             session.bridge.release(stream)
+
+
+def _report(exc: Exception, status: int) -> None:
+    """Log what an operator can do something about; a client's own mistakes are its own business."""
+    if isinstance(exc, SpawnError):
+        logger.warning("server.start_failed", extra={"problem": str(exc)})
+    elif isinstance(exc, Unavailable) or status in OPERATORS_REFUSALS:
+        logger.info("request.refused", extra={"status": status, "problem": str(exc)})
 
 
 def _check_version(request: HttpRequest) -> None:

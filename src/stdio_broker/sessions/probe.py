@@ -70,7 +70,7 @@ async def probe(
             agreement = agree(answer)
             problem = "" if agreement else error_text(answer)
         except TimeoutError:
-            agreement, problem = None, f"it did not answer `initialize` within {timeout:g} seconds"
+            agreement, problem = None, f"it did not answer `initialize` within {timeout:g} s"
         except (ChildGone, ProtocolError) as exc:
             agreement, problem = None, str(exc)
         ended = await _ended_by_itself(child)

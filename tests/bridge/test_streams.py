@@ -1,0 +1,211 @@
+"""Messages on their way to one client: bounded, in order, and never a reader left hanging."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stdio_broker.bridge import Exchange, MessageStream, StreamEnded
+from stdio_broker.bridge.streams import MESSAGE_OVERHEAD_BYTES
+from tests.support.clock import run_in_virtual_time
+
+_ROOMY = 1_000_000
+
+
+def _stream(max_bytes: int) -> MessageStream:
+    return MessageStream(asyncio.get_running_loop(), max_bytes=max_bytes)
+
+
+def _exchange(max_bytes: int) -> Exchange:
+    return Exchange(asyncio.get_running_loop(), max_bytes=max_bytes)
+
+
+async def _rest(stream: MessageStream) -> list[bytes]:
+    """Return everything that is on a stream that has ended."""
+    messages = []
+    try:
+        while True:
+            message = await stream.receive(1)
+            assert message is not None, "the stream has not ended"
+            messages.append(message)
+    except StreamEnded:
+        return messages
+
+
+async def test_messages_come_in_order_then_the_end_for_ever() -> None:
+    stream = _stream(_ROOMY)
+    assert all(stream.put(message) for message in (b"a", b"b"))
+    stream.end()
+    assert await _rest(stream) == [b"a", b"b"]
+    with pytest.raises(StreamEnded):
+        await stream.receive(1)
+
+
+def test_no_message_in_time_is_none_and_loses_nothing() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        stream = _stream(_ROOMY)
+        assert await stream.receive(15) is None
+        assert loop.time() == pytest.approx(15)
+        loop.call_later(5, stream.put, b"a")
+        assert await stream.receive(15) == b"a"
+        assert loop.time() == pytest.approx(20)
+        assert await stream.receive(15) is None
+
+    run_in_virtual_time(main())
+
+
+@pytest.mark.parametrize("waker", ["message", "end", "both"])
+async def test_a_waiting_reader_is_woken(waker: str) -> None:
+    stream = _stream(_ROOMY)
+    reading = asyncio.create_task(_rest(stream))
+    await asyncio.sleep(0)
+    if waker != "end":
+        stream.put(b"a")
+    if waker == "message":
+        await asyncio.sleep(0)
+    stream.end()
+    assert await reading == ([] if waker == "end" else [b"a"])
+
+
+async def test_a_reader_that_is_cancelled_takes_no_message_with_it() -> None:
+    stream = _stream(_ROOMY)
+    reading = asyncio.create_task(stream.receive(60))
+    await asyncio.sleep(0)
+    stream.put(b"a")
+    reading.cancel()
+    await asyncio.wait({reading})
+    assert reading.cancelled()
+    assert await stream.receive(1) == b"a"
+
+
+async def test_a_stream_that_has_ended_or_has_no_client_takes_nothing() -> None:
+    for close in (MessageStream.end, MessageStream.detach):
+        stream = _stream(_ROOMY)
+        assert stream.open
+        close(stream)
+        assert not stream.put(b"a")
+        assert not stream.cut, "it was not too slow"
+
+
+async def test_detaching_returns_what_was_not_taken() -> None:
+    stream = _stream(_ROOMY)
+    for message in (b"a", b"b", b"c"):
+        stream.put(message)
+    assert await stream.receive(1) == b"a"
+    assert stream.detach() == [b"b", b"c"]
+    assert stream.detach() == []
+
+
+@given(sizes=st.lists(st.integers(0, 300), max_size=20), bound=st.integers(0, 2000))
+async def test_a_stream_is_cut_at_the_message_that_does_not_fit(sizes: list[int], bound: int) -> None:
+    """Our bound: one slow reader costs its own stream only. What it has, it keeps."""
+    stream = _stream(bound)
+    taken: list[bytes] = []
+    held = 0
+    for size in sizes:
+        message = b"x" * size
+        if stream.put(message):
+            taken.append(message)
+            held += size + MESSAGE_OVERHEAD_BYTES
+        elif not stream.cut:
+            pytest.fail("refused without being cut")
+        else:
+            break
+        # The first message always fits.
+        assert len(taken) == 1 or held <= bound
+    assert stream.cut == (len(taken) < len(sizes))
+    stream.end()
+    assert await _rest(stream) == taken
+
+
+async def test_what_was_read_makes_room_again() -> None:
+    stream = _stream(200 + MESSAGE_OVERHEAD_BYTES)
+    for _ in range(100):
+        assert stream.put(b"x" * 200)
+        await stream.receive(1)
+    assert not stream.cut
+
+
+async def test_one_message_always_fits_a_stream_that_nothing_waits_on() -> None:
+    """Our rule: a stream is cut because its reader is slow; a question may hold a large image."""
+    assert _stream(1000).put(b"x" * 10_000)
+
+
+async def test_an_answer_fits_whatever_its_size_and_is_the_last_message() -> None:
+    """Our rule: a final answer always fits."""
+    exchange = _exchange(100)
+    assert exchange.put(b"a")
+    exchange.answer(b"x" * 10_000)
+    assert exchange.answered
+    assert not exchange.put(b"late")
+    assert not exchange.cut
+    last = [(await exchange.receive(1), exchange.complete) for _ in range(2)]
+    assert last == [(b"a", False), (b"x" * 10_000, True)]
+    with pytest.raises(StreamEnded):
+        await exchange.receive(1)
+
+
+async def test_an_answer_also_ends_an_exchange_that_was_cut() -> None:
+    exchange = _exchange(100)
+    exchange.put(b"a")
+    assert not exchange.put(b"x" * 100)
+    exchange.answer(b"sorry")
+    assert await _rest(exchange) == [b"a", b"sorry"]
+
+
+async def test_an_answer_without_a_client_is_kept_by_nobody() -> None:
+    exchange = _exchange(_ROOMY)
+    exchange.detach()
+    exchange.answer(b"a")
+    assert exchange.answered
+    assert exchange.detach() == []
+
+
+async def test_waiting_for_the_answer_leaves_it_and_what_came_before_to_the_reader() -> None:
+    exchange = _exchange(_ROOMY)
+    waiting = asyncio.create_task(exchange.wait_answered())
+    for message in (b"a", b"b"):
+        await asyncio.sleep(0)
+        exchange.put(message)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    exchange.answer(b"c")
+    assert await waiting == b"c"
+    assert await exchange.wait_answered() == b"c"
+    assert await _rest(exchange) == [b"a", b"b", b"c"]
+
+
+async def test_who_stops_waiting_for_the_answer_leaves_the_exchange_as_it_was() -> None:
+    exchange = _exchange(_ROOMY)
+    waiting = asyncio.create_task(exchange.wait_answered())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    exchange.answer(b"a")
+    assert await exchange.receive(1) == b"a"
+
+
+@given(pauses=st.lists(st.integers(0, 2), min_size=1, max_size=9))
+async def test_no_order_of_putting_and_reading_loses_or_repeats_a_message(pauses: list[int]) -> None:
+    exchange = _exchange(_ROOMY)
+    *sent, answer = [b"%d" % number for number in range(len(pauses))]
+    received: list[bytes] = []
+
+    async def read() -> None:
+        while not exchange.complete:
+            message = await exchange.receive(60)
+            assert message is not None
+            received.append(message)
+
+    reading = asyncio.create_task(read())
+    for turns, message in zip(pauses, [*sent, answer], strict=True):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if message is answer:
+            exchange.answer(message)
+        else:
+            exchange.put(message)
+    await reading
+    assert received == [*sent, answer]
