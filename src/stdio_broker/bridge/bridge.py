@@ -225,7 +225,8 @@ class Bridge:
             unread = questions
         elif stream is self._get:
             self._get = None
-        self._keep_unread(unread)
+        if unread:
+            self._keep_unread(unread)
 
     # From the child.
 

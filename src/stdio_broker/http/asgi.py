@@ -10,13 +10,17 @@ from typing import Any
 
 from .wire import Headers, PayloadTooLarge, PeerGone, PeerTooSlow
 
-__all__ = ["AsgiRequest", "Receive", "Scope", "Send"]
+__all__ = ["ABORT", "AsgiRequest", "Receive", "Scope", "Send"]
 
 # ASGI's own types are mappings of anything.
 Scope = Mapping[str, Any]
 AsgiEvent = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[AsgiEvent]]
 Send = Callable[[AsgiEvent], Awaitable[None]]
+
+
+#: Name of the extension of an ASGI scope: a function that closes the connection at once.
+ABORT = "stdio_broker.abort"
 
 
 class AsgiRequest:
@@ -27,6 +31,7 @@ class AsgiRequest:
     """
 
     __slots__ = (
+        "_abort",
         "_extra",
         "_headers",
         "_receive",
@@ -45,6 +50,8 @@ class AsgiRequest:
         if len(self._headers) != len(headers):
             self._headers = _join_repeated(headers)
         self._extra: list[tuple[bytes, bytes]] = []
+        # ASGI has no way to say this, so the server offers it as an extension.
+        self._abort: Callable[[], None] = scope.get("extensions", {}).get(ABORT, _cannot_abort)
         self._receive = receive
         self._send = send
         self._write_timeout = write_timeout
@@ -58,19 +65,17 @@ class AsgiRequest:
         if int(self.header(b"content-length") or 0) > max_bytes:
             raise PayloadTooLarge
         event = await self._next_piece()
-        piece: bytes = event.get("body", b"")
-        if not event.get("more_body", False):
-            if len(piece) > max_bytes:
-                raise PayloadTooLarge
-            return piece  # the usual case: one piece, nothing to join
-        pieces, size = [piece], len(piece)
-        while event.get("more_body", False):
+        if not event.get("more_body", False) and len(event.get("body", b"")) <= max_bytes:
+            whole: bytes = event.get("body", b"")
+            return whole  # the usual case: one piece, nothing to join
+        pieces: list[bytes] = [event.get("body", b"")]
+        size = len(pieces[0])
+        while size <= max_bytes and event.get("more_body", False):
             event = await self._next_piece()
-            piece = event.get("body", b"")
-            size += len(piece)
-            if size > max_bytes:
-                raise PayloadTooLarge
-            pieces.append(piece)
+            pieces.append(event.get("body", b""))
+            size += len(pieces[-1])
+        if size > max_bytes:
+            raise PayloadTooLarge
         return b"".join(pieces)
 
     def add_header(self, name: bytes, value: bytes) -> None:
@@ -94,6 +99,8 @@ class AsgiRequest:
             async with asyncio.timeout(self._write_timeout):
                 await self._send({"type": "http.response.body", "body": data, "more_body": True})
         except TimeoutError:
+            # Closing politely would wait for what the client does not read.
+            self._abort()
             raise PeerTooSlow from None
 
     async def end_stream(self) -> None:
@@ -122,3 +129,7 @@ def _join_repeated(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     for name, value in headers:
         joined[name] = joined[name] + b", " + value if name in joined else value
     return joined
+
+
+def _cannot_abort() -> None:
+    """Leave the connection to the server's own time-outs."""

@@ -5,13 +5,25 @@ byte of a connection. A client that sends one byte a minute would hold its place
 """
 
 import asyncio
+import re
 from typing import ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from .asgi import ABORT
+
 __all__ = ["bounded_protocol"]
 
+# An offer to change to HTTP/2 or WebSocket, which we leave unanswered (RFC 9110, 7.8). The parser would
+# stop at it and never give us the body; Java's client makes one with its first POST.
+_UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
+
 _TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    head, end, body = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\r\nx-unanswered-upgrade:", head) + end + body
 
 
 class _BoundedProtocol(HttpToolsProtocol):
@@ -21,7 +33,9 @@ class _BoundedProtocol(HttpToolsProtocol):
     _receiving = True  # from the first byte of a request to the last; and before the first one
     _in_head = True
     _head_too_long = False
-    _head_bytes = 0
+    _overhead_bytes = 0  # received since the last piece of a body, in earlier reads
+    _got_body = False
+    _read_bytes = 0
     _last_data = 0.0
     _timer: asyncio.TimerHandle | None = None
 
@@ -35,40 +49,60 @@ class _BoundedProtocol(HttpToolsProtocol):
             self._timer.cancel()
 
     def data_received(self, data: bytes) -> None:
+        if b"pgrade" in data and (self._in_head or not self._receiving):
+            data = _without_upgrade(data)
+        self._read_bytes = len(data)
+        self._got_body = False
         super().data_received(data)
         # A request that came whole, the usual case, pays for nothing but these two questions.
         if not self._receiving or self.transport.is_closing():
             return
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > self.max_header_bytes:
-                self._head_too_long = True
-                self.send_400_response("")
-                return
-        self._expect_data()
+        if self._got_body:
+            self._overhead_bytes = 0
+        else:
+            self._overhead_bytes += len(data)
+        if self._overhead_bytes <= self.max_header_bytes:
+            self._expect_data()
+        elif self._in_head:
+            self._head_too_long = True
+            self.send_400_response("")
+        else:  # trailers without end
+            self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         super().send_400_response("The head of the request is too long." if self._head_too_long else msg)
 
     def on_message_begin(self) -> None:
         self._receiving = self._in_head = True
-        self._head_bytes = 0
+        self._overhead_bytes = 0
         super().on_message_begin()
+        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item] # our own
+
+    def on_body(self, body: bytes) -> None:
+        self._got_body = True
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if (
-            len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-            > self.max_header_bytes
-        ):
-            self._head_too_long = True
-            # Through the parser, which makes uvicorn answer 400 and close the connection.
-            raise ValueError("the head of the request is too long")
+        # A head is no longer than what was read for it: only a long read is worth adding up.
+        if self._overhead_bytes + self._read_bytes > self.max_header_bytes:
+            head_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if head_bytes > self.max_header_bytes:
+                self._head_too_long = True
+                # Through the parser, which makes uvicorn answer 400 and close the connection.
+                raise ValueError("the head of the request is too long")
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._receiving = False
         super().on_message_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.transport.get_write_buffer_size():
+            # Closing politely would wait for a client that has not read for all that time.
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()
 
     def _expect_data(self) -> None:
         self._last_data = self.loop.time()
@@ -94,7 +128,8 @@ def bounded_protocol(*, max_header_bytes: int, receive_timeout: float) -> type[H
     """Return the protocol class; uvicorn makes its instances, so the bounds live in the class.
 
     Args:
-        max_header_bytes: Longest request head; a longer one gets 400.
+        max_header_bytes: Longest request head, which gets 400, and longest trailers, which close the
+            connection.
         receive_timeout: Seconds that a client may pause within a request, or before its first one;
             then it gets 408 and the connection is closed.
     """

@@ -12,7 +12,6 @@ Source: MCP 2025-11-25, basic/transports, "Streamable HTTP".
 
 import contextlib
 import logging
-from collections.abc import Iterator
 
 import msgspec
 
@@ -139,10 +138,9 @@ class McpEndpoint:
         else:
             session = self._session(request, principal)
             self._sessions.check_accepting()
-            called = await _call(session.bridge, message)
+            exchange = await _call(session.bridge, message)
             del message  # see above
-            with _released(session.bridge, called) as exchange:
-                await self._answer(request, exchange)
+            await self._answer(request, session.bridge, exchange)
 
     async def _initialize(self, request: HttpRequest, principal: Principal, message: Request) -> None:
         if request.header(SESSION_ID) is not None:
@@ -154,11 +152,15 @@ class McpEndpoint:
         # A client that gives up waiting here would never learn the id of its session.
         opened = await unless_gone(request, self._sessions.open(principal, message))
         headers = () if opened.session is None else ((SESSION_ID, opened.session.id.encode()),)
-        with _released(opened.bridge, opened.exchange) as exchange:
-            await self._answer(request, exchange, headers)
+        await self._answer(request, opened.bridge, opened.exchange, headers)
 
-    async def _answer(self, request: HttpRequest, exchange: Exchange, headers: Headers = ()) -> None:
-        await answer_exchange(request, exchange, headers, keep_alive=self._settings.keep_alive_interval)
+    async def _answer(
+        self, request: HttpRequest, bridge: Bridge, exchange: Exchange, headers: Headers = ()
+    ) -> None:
+        try:
+            await answer_exchange(request, exchange, headers, keep_alive=self._settings.keep_alive_interval)
+        finally:
+            bridge.release(exchange)
 
     async def _batch(self, request: HttpRequest, session: Session, messages: list[Message]) -> None:
         """Pass on a batch in its order; answer its requests on one stream, each as it comes.
@@ -171,8 +173,8 @@ class McpEndpoint:
             exchanges = []
             for message in messages:
                 if isinstance(message, Request):
-                    exchange = await _call(session.bridge, message)
-                    exchanges.append(releases.enter_context(_released(session.bridge, exchange)))
+                    exchanges.append(await _call(session.bridge, message))
+                    releases.callback(session.bridge.release, exchanges[-1])
                 else:
                     await _tell(session.bridge, message)
             if exchanges:
@@ -239,12 +241,3 @@ async def _tell(bridge: Bridge, message: Notification | Response) -> None:
             await bridge.reply(message)
     except ChildGone:
         raise SessionNotFound from None  # see above
-
-
-@contextlib.contextmanager
-def _released(bridge: Bridge, exchange: Exchange) -> Iterator[Exchange]:
-    """Read an exchange within the block, and release it."""
-    try:
-        yield exchange
-    finally:
-        bridge.release(exchange)

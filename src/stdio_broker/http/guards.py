@@ -5,12 +5,17 @@ the Server" (Accept, Content-Type).
 """
 
 import functools
+import re
 from collections.abc import Set as AbstractSet
 from urllib.parse import urlsplit
 
 from .wire import HttpRequest
 
 __all__ = ["Refused", "check_accept", "check_content_type", "check_host", "check_origin"]
+
+
+# No user name: what stands before an @ would look like our name, and is not.
+_NETLOC = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]@:/\s]+)(?::[0-9]*)?")
 
 
 class Refused(Exception):
@@ -100,11 +105,6 @@ def _media_types(value: bytes) -> frozenset[bytes]:
 
 @functools.lru_cache(maxsize=256)
 def _host_of(netloc: bytes | None) -> str | None:
-    """Return the host of `host:port`, lower case; None if there is none."""
-    if not netloc:
-        return None
-    text = netloc.decode("latin-1").lower()
-    if text.startswith("["):  # an IPv6 address in brackets
-        address, bracket, _ = text.partition("]")
-        return address + bracket
-    return text.partition(":")[0]
+    """Return the host of `host:port`, lower case, IPv6 in brackets; None if it is anything else."""
+    match = _NETLOC.fullmatch((netloc or b"").decode("latin-1").lower())
+    return match[1] if match else None

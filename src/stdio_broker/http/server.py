@@ -83,7 +83,8 @@ class HttpServer:
         config = uvicorn.Config(
             app,
             http=bounded_protocol(
-                max_header_bytes=settings.max_header_bytes, receive_timeout=settings.receive_timeout
+                max_header_bytes=settings.max_header_bytes,
+                receive_timeout=settings.receive_timeout,
             ),
             ws="none",
             lifespan="off",

@@ -111,7 +111,8 @@ class SessionManager:
         """End every session and wait until no child is left."""
         self._draining = True
         self.end_all("the broker is shutting down")
-        await self._tasks.__aexit__(kind, exc, trace)
+        # Not told of an error in the block: it would cancel the tasks that see the children through.
+        await self._tasks.__aexit__(None, None, None)
 
     async def open(self, principal: Principal, request: Request) -> Opened:
         """Start a child, pass `initialize` to it, and open a session if it agrees.
@@ -131,6 +132,7 @@ class SessionManager:
         self.check_accepting()
         with self._place() as place:
             async with self._start_turn():
+                self.check_accepting()  # again: the turn may have come after the drain
                 session = await self._start(principal)
                 place.pop_all()  # from here on the session's own task gives it back
                 return await self._initialize(session, request)
@@ -224,7 +226,11 @@ class SessionManager:
         if logger.isEnabledFor(logging.DEBUG):
             config = dataclasses.replace(config, on_stderr=functools.partial(self._log_stderr, session_id))
         child = await self._supervisor.start(config)
-        bridge = Bridge(child, self._bridge_settings, on_idle=self._changed.set)
+        if self._draining:
+            await child.stop(eof_grace=0, stop_grace=0)
+            raise Draining
+        on_idle = functools.partial(self._went_idle, session_id)
+        bridge = Bridge(child, self._bridge_settings, on_idle=on_idle)
         session = Session(session_id, principal, child, bridge, self._loop.time())
         self._sessions[session.id] = session
         self._tasks.create_task(self._serve(session), name=f"session {log_name(session.id)}")
@@ -264,6 +270,12 @@ class SessionManager:
             self.end(session, "the server ended")
             await session.child.wait()
             self._give_back()
+
+    def _went_idle(self, session_id: str) -> None:
+        session = self._sessions.get(session_id)
+        if session is not None:
+            session.last_used = self._loop.time()
+        self._changed.set()
 
     def _check_idle(self, session: Session) -> None:
         """End the session if it is idle; else look again when it could be at the earliest."""

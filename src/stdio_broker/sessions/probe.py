@@ -1,6 +1,7 @@
 """Start a server once, to find out whether it speaks MCP, before anybody depends on it."""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 
 from ..bridge import Bridge, Settings
@@ -11,6 +12,9 @@ from ..telemetry import redact
 from .server import ServerRecipe
 
 __all__ = ["ProbeFailed", "probe"]
+
+#: Seconds between the end of a child's stdin and its exit, after which it counts as alive.
+EXIT_TIMEOUT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,13 @@ async def probe(
             problem = "" if agreement else error_text(answer)
         except TimeoutError:
             agreement, problem = None, f"it did not answer `initialize` within {timeout:g} s"
-        except (ChildGone, ProtocolError) as exc:
+        except ProtocolError as exc:
             agreement, problem = None, str(exc)
+        except ChildGone:
+            agreement, problem = None, "it closed its stdin instead of reading `initialize`"
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EXIT_TIMEOUT):
+                    await child.exited.wait()
         ended = await _ended_by_itself(child)
         await child.stop()
     if agreement is None:

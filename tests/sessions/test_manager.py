@@ -1,0 +1,436 @@
+"""All sessions of a node: opened within bounds, found by their owner only, ended whole."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from stdio_broker.bridge import Exchange
+from stdio_broker.bridge import Settings as BridgeSettings
+from stdio_broker.errors import (
+    BridgeBroken,
+    Draining,
+    LimitReached,
+    LocalProtocolError,
+    RemoteProtocolError,
+    SessionNotFound,
+    SpawnError,
+    StartTimeout,
+)
+from stdio_broker.protocol.jsonrpc import Request, parse_body
+from stdio_broker.sessions import (
+    ANONYMOUS,
+    Opened,
+    Principal,
+    ServerRecipe,
+    Session,
+    SessionIds,
+    SessionManager,
+    Settings,
+)
+from stdio_broker.supervisor import Config, Supervisor
+from tests.support.edge import child_config, managing
+from tests.support.mcp_client import Message
+from tests.support.processes import wait_until
+
+ANNA = Principal(issuer="https://id.example.com", subject="anna")
+BERND = Principal(issuer="https://id.example.com", subject="bernd")
+
+
+def request(method: str, **params: object) -> Request:
+    """Return a request as the endpoint parses it."""
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+    message = parse_body(body.encode())
+    assert isinstance(message, Request)
+    return message
+
+
+def initialize() -> Request:
+    """Return an `initialize`."""
+    return request("initialize", protocolVersion="2025-11-25", capabilities={}, clientInfo={})
+
+
+def tool(name: str, **arguments: object) -> Request:
+    """Return a call of a tool of `mcp_child.py`."""
+    return request("tools/call", name=name, arguments=arguments)
+
+
+async def open_session(manager: SessionManager, principal: Principal = ANONYMOUS) -> Session:
+    """Open a session and take its answer, as the endpoint does."""
+    opened = await manager.open(principal, initialize())
+    assert opened.session is not None
+    await answer_on(opened.exchange)
+    opened.bridge.release(opened.exchange)
+    return opened.session
+
+
+async def answer_on(exchange: Exchange) -> Message:
+    """Return the answer on an exchange."""
+    async with asyncio.timeout(10):
+        answer: Message = json.loads(await exchange.wait_answered())
+    return answer
+
+
+async def call(session: Session, name: str, **arguments: object) -> Message:
+    """Call a tool; return its answer."""
+    exchange = await session.bridge.call(tool(name, **arguments))
+    try:
+        return await answer_on(exchange)
+    finally:
+        session.bridge.release(exchange)
+
+
+async def test_a_session_is_found_by_its_owner_only() -> None:
+    """design.md, 6.7: ids are bound to the principal; a foreign id answers exactly like an unknown one."""
+    async with managing() as (manager, _):
+        session = await open_session(manager, ANNA)
+        assert manager.find(ANNA, session.id) is session
+        problems: list[str] = []
+        strangers = [BERND, ANONYMOUS, Principal("https://other.example.com", "anna")]
+        for principal, session_id in [*((stranger, session.id) for stranger in strangers), (ANNA, "unknown")]:
+            with pytest.raises(SessionNotFound) as caught:
+                manager.find(principal, session_id)
+            problems.append(str(caught.value))
+        assert len(set(problems)) == 1
+
+
+async def test_a_session_that_has_ended_is_not_found() -> None:
+    """2025-11-25, transports: an ended session MUST be 404."""
+    async with managing() as (manager, supervisor):
+        session = await open_session(manager)
+        manager.end(session, "the test says so")
+        assert session.ended == "the test says so"
+        with pytest.raises(SessionNotFound):
+            manager.find(ANONYMOUS, session.id)
+        manager.end(session, "again")
+        assert session.ended == "the test says so"
+        await wait_until(lambda: supervisor.statistics().running == 0)
+
+
+async def test_statistics_tell_sessions_from_places() -> None:
+    """Ours: a place is taken from before the start of a child until after its end."""
+    stubborn = child_config("ignore-eof", eof_grace=0.2)
+    async with managing(stubborn, settings=Settings(max_sessions=7)) as (manager, _):
+        session = await open_session(manager)
+        statistics = manager.statistics()
+        assert (statistics.sessions, statistics.places, statistics.max_sessions) == (1, 1, 7)
+        assert not statistics.draining
+        manager.end(session, "the test says so")
+        assert (manager.statistics().sessions, manager.statistics().places) == (0, 1)
+        await wait_until(lambda: manager.statistics().places == 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "error"),
+    [
+        pytest.param(child_config("version=1999-01-01"), RemoteProtocolError, id="unknown revision"),
+        pytest.param(child_config("silent"), StartTimeout, id="no answer"),
+        pytest.param(Config(cmd=("/nonexistent",)), SpawnError, id="no such program"),
+    ],
+)
+async def test_an_open_that_fails_takes_no_place_and_leaves_no_child(
+    config: Config, error: type[Exception]
+) -> None:
+    """Ours: the place comes back however it fails."""
+    async with managing(config, settings=Settings(start_timeout=0.5)) as (manager, supervisor):
+        with pytest.raises(error):
+            await manager.open(ANONYMOUS, initialize())
+        assert manager.statistics().sessions == 0
+        await wait_until(lambda: manager.statistics().places == 0)
+        assert supervisor.statistics().running == 0
+
+
+@pytest.mark.parametrize("modes", [("refuse",), ("exit-at-start=3",)])
+async def test_a_refusal_of_the_server_opens_no_session_but_is_there_to_be_read(
+    modes: tuple[str, ...],
+) -> None:
+    """protocol.md, 6.2: an error passes to the client, and the child is stopped."""
+    async with managing(child_config(*modes)) as (manager, supervisor):
+        opened = await manager.open(ANONYMOUS, initialize())
+        assert opened.session is None
+        assert "error" in await answer_on(opened.exchange)
+        opened.bridge.release(opened.exchange)
+        await wait_until(lambda: manager.statistics().places == 0)
+        assert supervisor.statistics().running == 0
+
+
+async def test_a_program_that_reads_nothing_and_ends_is_a_broken_bridge_or_a_refusal() -> None:
+    """Ours: `true` as a server: whether its end or our line comes first, no session and nothing left."""
+    async with managing(Config(cmd=("true",))) as (manager, supervisor):
+        try:
+            opened: Opened | None = await manager.open(ANONYMOUS, initialize())
+        except BridgeBroken:
+            opened = None
+        assert opened is None or opened.session is None
+        await wait_until(lambda: manager.statistics().places == 0)
+        assert supervisor.statistics().running == 0
+
+
+async def test_an_initialize_without_a_version_is_refused_before_anything_is_started() -> None:
+    """2025-11-25, lifecycle: a protocol version is required."""
+    async with managing() as (manager, supervisor):
+        with pytest.raises(LocalProtocolError):
+            await manager.open(ANONYMOUS, request("initialize"))
+        assert supervisor.statistics().started == 0
+
+
+async def test_cancelling_an_open_stops_its_child() -> None:
+    """Ours: the client has gone, and would never learn the id."""
+    async with managing(child_config("silent")) as (manager, supervisor):
+        opening = asyncio.create_task(manager.open(ANONYMOUS, initialize()))
+        await wait_until(lambda: manager.statistics().sessions == 1)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        await wait_until(lambda: manager.statistics().places == 0)
+        assert supervisor.statistics().running == 0
+
+
+async def test_cancelling_an_open_before_its_child_runs_takes_no_place() -> None:
+    """Ours: at whatever moment the client goes."""
+    async with managing() as (manager, supervisor):
+        for rounds in range(12):
+            opening = asyncio.create_task(manager.open(ANONYMOUS, initialize()))
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+        await wait_until(lambda: manager.statistics().places == 0)
+        await wait_until(lambda: supervisor.statistics().running == 0)
+
+
+async def test_one_session_too_many_is_refused_with_the_time_to_wait() -> None:
+    """design.md, 6.12: admission limits."""
+    async with managing(settings=Settings(max_sessions=2, retry_after=7)) as (manager, supervisor):
+        await open_session(manager)
+        await open_session(manager)
+        with pytest.raises(LimitReached, match="2 sessions") as caught:
+            await manager.open(ANONYMOUS, initialize())
+        assert caught.value.retry_after == 7
+        assert supervisor.statistics().started == 2
+
+
+async def test_only_so_many_children_are_started_at_once(tmp_path: Path) -> None:
+    """Ours: `max_starting`: a start costs far more than a running child."""
+    go = tmp_path / "go"
+    settings = Settings(max_starting=2)
+    async with managing(child_config(f"start-when={go}"), settings=settings) as (manager, supervisor):
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(5):
+                tasks.create_task(open_session(manager))
+            await wait_until(lambda: manager.statistics().sessions == 2)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert (supervisor.statistics().started, manager.statistics().places) == (2, 5)
+            go.touch()
+        assert manager.statistics().sessions == 5
+
+
+async def test_waiting_for_a_turn_to_start_is_bounded(tmp_path: Path) -> None:
+    """Ours: `queue_timeout`; the place comes back."""
+    settings = Settings(max_starting=1, queue_timeout=0.1)
+    config = child_config(f"start-when={tmp_path / 'go'}")
+    async with managing(config, settings=settings) as (manager, supervisor):
+        first = asyncio.create_task(manager.open(ANONYMOUS, initialize()))
+        await wait_until(lambda: manager.statistics().sessions == 1)
+        with pytest.raises(LimitReached):
+            await manager.open(ANONYMOUS, initialize())
+        assert manager.statistics().places == 1
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await wait_until(lambda: supervisor.statistics().running == 0)
+
+
+# Draining.
+
+
+async def test_draining_waits_for_open_calls_and_lets_nothing_new_in() -> None:
+    """errors.Draining: calls in flight may finish, nothing new starts."""
+    async with managing() as (manager, _):
+        session = await open_session(manager)
+        waiting = asyncio.create_task(call(session, "wait", seconds=0.3))
+        await wait_until(lambda: session.bridge.busy)
+        async with asyncio.timeout(10):
+            draining = asyncio.create_task(manager.drain(10))
+            await asyncio.sleep(0)
+            with pytest.raises(Draining):
+                await manager.open(ANONYMOUS, initialize())
+            with pytest.raises(Draining):
+                manager.check_accepting()
+            await draining
+        assert "result" in await waiting
+        assert manager.statistics().draining
+        assert manager.statistics().sessions == 1
+
+
+async def test_draining_waits_no_longer_than_its_grace() -> None:
+    """Ours: `drain_grace`."""
+    async with managing() as (manager, _):
+        session = await open_session(manager)
+        waiting = asyncio.create_task(call(session, "wait"))
+        await wait_until(lambda: session.bridge.busy)
+        async with asyncio.timeout(5):
+            await manager.drain(0.2)
+        assert not waiting.done()
+        manager.end_all("the broker is shutting down")
+        assert "shutting down" in (await waiting)["error"]["message"]
+
+
+async def test_draining_when_nobody_waits_takes_no_time() -> None:
+    """Ours: an idle broker stops at once."""
+    async with managing() as (manager, _):
+        await open_session(manager)
+        async with asyncio.timeout(1):
+            await manager.drain(60)
+
+
+async def test_what_waits_for_its_turn_when_draining_begins_is_not_started(tmp_path: Path) -> None:
+    """errors.Draining: nothing new starts; what starts after the sessions were ended would never end."""
+    go = tmp_path / "go"
+    async with managing(child_config(f"start-when={go}"), settings=Settings(max_starting=1)) as (
+        manager,
+        supervisor,
+    ):
+        opening = [asyncio.create_task(manager.open(ANONYMOUS, initialize())) for _ in range(3)]
+        await wait_until(lambda: manager.statistics().sessions == 1)
+        draining = asyncio.create_task(manager.drain(10))
+        await asyncio.sleep(0)
+        go.touch()
+        async with asyncio.timeout(10):
+            first, *others = await asyncio.gather(*opening, return_exceptions=True)
+        assert isinstance(first, Opened)
+        first.bridge.release(first.exchange)
+        assert [type(other) for other in others] == [Draining, Draining]
+        await draining
+        assert supervisor.statistics().started == 1
+
+
+async def ends_by_itself(work: asyncio.Task[None], supervisor: Supervisor) -> bool:
+    """Tell whether the work ends soon. If not, end its children, so that it can.
+
+    Not `asyncio.timeout`: a manager that waits for a child cannot be cancelled.
+    """
+    _, pending = await asyncio.wait({work}, timeout=5)
+    still_pending = pending
+    while still_pending:
+        await supervisor.stop_all()
+        _, still_pending = await asyncio.wait({work}, timeout=0.2)
+    return not pending
+
+
+def unaided(supervisor: Supervisor, config: Config, settings: Settings | None = None) -> SessionManager:
+    """Return a manager that nobody helps to end its sessions."""
+    return SessionManager(
+        ServerRecipe("child", config),
+        supervisor,
+        settings=settings or Settings(),
+        bridge_settings=BridgeSettings(),
+        ids=SessionIds(),
+    )
+
+
+async def test_leaving_the_block_while_sessions_are_being_opened_leaves_nothing(tmp_path: Path) -> None:
+    """Ours: whoever is in the queue gets an error, and no child is left or waited for without end."""
+    config = child_config(f"start-when={tmp_path / 'go'}")
+    opening: list[asyncio.Task[Opened]] = []
+    async with Supervisor() as supervisor:
+
+        async def open_and_leave() -> None:
+            async with unaided(supervisor, config, Settings(max_starting=1)) as manager:
+                opening.extend(asyncio.create_task(manager.open(ANONYMOUS, initialize())) for _ in range(4))
+                await wait_until(lambda: manager.statistics().sessions == 1)
+
+        in_time = await ends_by_itself(asyncio.create_task(open_and_leave()), supervisor)
+        first, *others = await asyncio.gather(*opening, return_exceptions=True)
+    assert in_time
+    assert isinstance(first, Opened)
+    assert first.session is None
+    assert [type(other) for other in others] == [Draining] * 3
+    assert supervisor.statistics().started == 1
+
+
+async def test_leaving_the_block_ends_every_session() -> None:
+    """Ours: no child outlives its manager."""
+    async with managing() as (manager, supervisor):
+        sessions = [await open_session(manager) for _ in range(3)]
+        waiting = [asyncio.create_task(call(session, "wait")) for session in sessions]
+        await wait_until(lambda: all(session.bridge.busy for session in sessions))
+    assert supervisor.statistics().running == 0
+    assert ["error" in answer for answer in await asyncio.gather(*waiting)] == [True] * 3
+
+
+async def test_an_error_in_the_block_ends_every_session_too() -> None:
+    """Style guide, "Concurrency": whoever opens a thing closes it, whatever else went wrong."""
+    async with Supervisor() as supervisor:
+
+        async def fail() -> None:
+            async with unaided(supervisor, child_config()) as manager:
+                await open_session(manager)
+                raise LookupError("something else")
+
+        failing = asyncio.create_task(fail())
+        in_time = await ends_by_itself(failing, supervisor)
+        with pytest.raises((LookupError, ExceptionGroup)):
+            await failing
+    assert in_time
+
+
+# Idleness.
+
+
+async def test_a_session_without_requests_ends_by_itself() -> None:
+    """protocol.md, 6.2: the idle timeout does what DELETE does."""
+    async with managing(settings=Settings(idle_timeout=0.2)) as (manager, supervisor):
+        session = await open_session(manager)
+        await wait_until(lambda: session.ended == "idle")
+        with pytest.raises(SessionNotFound):
+            manager.find(ANONYMOUS, session.id)
+        await wait_until(lambda: supervisor.statistics().running == 0)
+
+
+async def test_an_open_get_stream_does_not_keep_a_session_alive() -> None:
+    """Ours: its client may have vanished without a word."""
+    async with managing(settings=Settings(idle_timeout=0.2)) as (manager, _):
+        session = await open_session(manager)
+        stream = session.bridge.listen()
+        await wait_until(lambda: session.ended == "idle")
+        assert not stream.open
+        session.bridge.release(stream)
+
+
+async def test_a_session_is_not_idle_while_a_call_runs_and_for_a_while_after() -> None:
+    """design.md, 6.5: a child that owes something is never idle; the time counts from its answer."""
+    async with managing(settings=Settings(idle_timeout=0.2)) as (manager, _):
+        session = await open_session(manager)
+        assert "result" in await call(session, "wait", seconds=0.7)
+        answered = asyncio.get_running_loop().time()
+        assert session.ended is None
+        await wait_until(lambda: session.ended == "idle")
+        assert asyncio.get_running_loop().time() - answered > 0.19
+
+
+async def test_every_request_of_the_owner_keeps_a_session_alive() -> None:
+    """Ours: idle is the time since the last request, of any kind."""
+    async with managing(settings=Settings(idle_timeout=0.3)) as (manager, _):
+        session = await open_session(manager)
+        for _ in range(8):
+            await asyncio.sleep(0.1)
+            assert manager.find(ANONYMOUS, session.id) is session
+
+
+async def test_requests_of_strangers_do_not_keep_a_session_alive() -> None:
+    """Ours: who may not use it cannot hold it either."""
+    async with managing(settings=Settings(idle_timeout=0.2)) as (manager, _):
+        session = await open_session(manager, ANNA)
+
+        def tried_and_ended() -> bool:
+            with pytest.raises(SessionNotFound):
+                manager.find(BERND, session.id)
+            return session.ended == "idle"
+
+        await wait_until(tried_and_ended)
