@@ -6,7 +6,6 @@ Exit codes: 0 fine, 2 usage or configuration, 1 failed.
 import asyncio
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -21,7 +20,7 @@ from .http import Settings as HttpSettings
 from .sessions import ProbeFailed
 from .sessions import Settings as SessionSettings
 from .supervisor import Config as ChildConfig
-from .supervisor import raise_descriptor_limit
+from .supervisor import drop_inherited_ignores, raise_descriptor_limit
 from .telemetry import LogFormat, LogLevel, configure_logging, printable
 
 __all__ = ["main"]
@@ -179,7 +178,7 @@ def run(
             environ=os.environ,
             **options,  # type: ignore[arg-type] # click has checked their types
         )
-        _drop_inherited_ignores()
+        drop_inherited_ignores()
         raise_descriptor_limit()
         show_hints = sys.stdout.isatty() if hints is None else hints
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -267,14 +266,3 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     except ImportError:
         return asyncio.new_event_loop
     return uvloop.new_event_loop
-
-
-def _drop_inherited_ignores() -> None:
-    """Make ignored signals that we inherited (nohup, for one) harmless for children.
-
-    A handler is reset by exec, but an ignored signal stays ignored: SIGTERM could not stop them.
-    """
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would eat every exit status

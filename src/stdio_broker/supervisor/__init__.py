@@ -21,6 +21,7 @@ from .config import Config
 from .descriptors import raise_descriptor_limit
 from .environment import MINIMAL, build_environment
 from .pipes import LineReader, LineWriter
+from .signals import drop_inherited_ignores
 from .splitter import OversizeLine
 from .status import ExitStatus, Phase
 from .supervisor import Supervisor, SupervisorStatistics
@@ -44,6 +45,7 @@ __all__ = [
     "Supervisor",
     "SupervisorStatistics",
     "build_environment",
+    "drop_inherited_ignores",
     "raise_descriptor_limit",
     "start",
 ]

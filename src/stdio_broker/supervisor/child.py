@@ -10,29 +10,35 @@ or reported. It knows no protocol.
 """
 
 import asyncio
+import atexit
+import contextlib
 import logging
 import os
 import signal
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from ..errors import ChildExitError, NotExited
+from ..errors import ChildExitError, NotExited, SpawnError
 from .config import Config
 from .environment import build_environment
 from .exit_watch import ExitWatch, PidfdWatch, ThreadWatch, Waited
 from .ladder import Ladder, Rung
 from .pipes import LineReader, LineWriter, StderrPump
-from .spawner import Spawned, Spawner, default_spawner, resolve
+from .spawner import Spawned, Spawner, default_spawner
 from .status import ExitStatus, Phase
 
 __all__ = ["Child", "start"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between looks at a group whose members were killed but have not vanished yet. There
-#: is no event for that; the wait is bounded by `kill_grace`.
-GROUP_POLL_INTERVAL = 0.002
+#: Seconds between looks at a group whose members were killed but have not vanished yet: the
+#: first, and the longest. There is no event for that; the wait is bounded by `kill_grace`.
+FIRST_GROUP_POLL, LAST_GROUP_POLL = 0.001, 0.064
+
+#: From this interval on, look closely. The killed usually vanish long before.
+CLOSE_LOOK_FROM = 0.016
 
 
 async def start(
@@ -51,17 +57,25 @@ async def start(
     Raises:
         SpawnError: The operating system refused; the message says why and what to change.
     """
-    spawner = spawner or default_spawner()
     env = build_environment(os.environ, inherit=config.inherit_env, overrides=config.env)
-    argv = resolve([os.fspath(argument) for argument in config.cmd], env)
+    argv = [os.fspath(argument) for argument in config.cmd]
     cwd = None if config.cwd is None else os.fspath(config.cwd)
+    try:
+        spawner = spawner or default_spawner()
+    except RuntimeError as exc:
+        raise SpawnError(argv[0], f"the system refused a thread to start it: {exc}") from exc
     spawned = await spawner.spawn(argv, env=env, cwd=cwd)
     try:
-        return Child(config, spawned, on_done)
-    except BaseException:
-        # No thread could be started to watch it.
+        return Child(config, spawned, spawner, on_done)
+    except (OSError, RuntimeError) as exc:
+        # No thread for the watch, or no room in the event loop's selector. What is in there must
+        # come out before its number is closed, and becomes somebody else's.
+        loop = asyncio.get_running_loop()
+        for fd in (spawned.pidfd, spawned.stdout, spawned.stderr):
+            if fd is not None:
+                loop.remove_reader(fd)
         spawner.discard(spawned)
-        raise
+        raise SpawnError(argv[0], f"the system refused what it takes to watch it: {exc}") from exc
 
 
 class Child:
@@ -81,7 +95,9 @@ class Child:
         "_ladder",
         "_loop",
         "_on_done",
+        "_owner",
         "_pid",
+        "_spawner",
         "_status",
         "_stderr",
         "_stopping",
@@ -94,10 +110,16 @@ class Child:
     )
 
     def __init__(
-        self, config: Config, spawned: Spawned, on_done: Callable[["Child"], None] | None = None
+        self,
+        config: Config,
+        spawned: Spawned,
+        spawner: Spawner,
+        on_done: Callable[["Child"], None] | None = None,
     ) -> None:
         loop = self._loop = asyncio.get_running_loop()
         self._config = config
+        self._spawner = spawner
+        self._owner = os.getpid()
         self._on_done = on_done
         self._pid: int | None = spawned.pid
         self._ladder = Ladder(
@@ -112,7 +134,6 @@ class Child:
         self._status: ExitStatus | None = None
         self.exited = asyncio.Event()
         self.done = asyncio.Event()
-        # First, because it may fail (no thread); the rest cannot.
         self._watch: ExitWatch
         if spawned.pidfd is None:
             self._watch = ThreadWatch(loop, spawned.pid, self._exit_peeked)
@@ -136,8 +157,10 @@ class Child:
             tail_lines=config.stderr_tail_lines,
             on_end=self._changed.set,
         )
+        _living.add(self._watch)
         logger.info("child.started", extra={"pid": spawned.pid})
         self._task = loop.create_task(self._live(), name=f"child {spawned.pid}")
+        self._task.add_done_callback(self._finish)
 
     @property
     def pid(self) -> int | None:
@@ -214,8 +237,10 @@ class Child:
     def _exit_peeked(self) -> None:
         self.exited.set()
         self._changed.set()
-        if self._status is not None:  # it was reported as unkillable, and ended after all
+        # It was reported as unkillable, and has ended after all.
+        if self._status is not None and self._pid is not None:
             waited = self._reap()
+            self._forget()
             logger.warning(
                 "child.reaped_late", extra={"exit_code": waited.code, "exit_signal": waited.signal}
             )
@@ -227,21 +252,42 @@ class Child:
 
     async def _live(self) -> None:
         """Wait for the end, and see it through. The only writer of the child's state."""
-        await self._until(lambda: self.exited.is_set() or self._stopping)
+        try:
+            await self._until(lambda: self.exited.is_set() or self._stopping)
+            self._status = await self._end()
+        except GeneratorExit:  # the event loop was closed under us
+            self._abandon()
+            raise
+        if self._cancelled:
+            raise asyncio.CancelledError
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        """Tell the end; bring it about if the task did not get so far (cancelled before its first step)."""
+        if self._status is None:
+            self._abandon()
+            self._status = ExitStatus(code=None, signal=None, phase=Phase.KILL)
+            exc = None if task.cancelled() else task.exception()
+            logger.error("child.abandoned", exc_info=exc)
+        self.done.set()
+        if self._on_done is not None:
+            self._on_done(self)
+
+    async def _end(self) -> ExitStatus:
         phase = await self._climb_down()
         pid = self._pid
         waited = Waited(code=None, signal=None, core=False)
         survivors = False
-        if self.exited.is_set():
-            self._sweep()
-        else:
-            phase = Phase.UNKILLABLE
+        if self.exited.is_set() and self._config.orphans == "kill":
+            # It is not reaped yet, so the group is still ours.
+            self._signal(signal.SIGKILL, step="sweep")
         pipes_held = await self._drain()
         if self.exited.is_set():
             waited = self._reap()
             survivors = await self._outlive_group()
-            self._watch.close()
-        self._status = ExitStatus(
+            self._forget()
+        else:
+            phase = Phase.UNKILLABLE
+        status = ExitStatus(
             code=waited.code,
             signal=waited.signal,
             core=waited.core,
@@ -252,12 +298,8 @@ class Child:
             stdout_discarded=self.stdout.discarded_bytes,
             stderr_dropped=self._stderr.dropped_lines,
         )
-        self._report(pid, self._status)
-        self.done.set()
-        if self._on_done is not None:
-            self._on_done(self)
-        if self._cancelled:
-            raise asyncio.CancelledError
+        _report(pid, status)
+        return status
 
     async def _climb_down(self) -> Phase:
         """Take one step of the ladder after the other until the child has exited."""
@@ -273,41 +315,34 @@ class Child:
         for rung in (Rung.EOF, Rung.TERM, Rung.KILL):
             if self.exited.is_set():
                 break
+            if rung is Rung.TERM and not self._ladder.grace(rung):
+                continue  # now means now: its end shall not depend on which signal is faster
             phase = await self._step(rung)
         return phase
 
     async def _step(self, rung: Rung) -> Phase:
-        self._apply(rung)
+        if rung is Rung.EOF:
+            self.stdin.close()
+        elif rung is Rung.TERM:
+            self._signal(signal.SIGTERM, signal.SIGCONT, step="term")
+        else:
+            self._signal(signal.SIGKILL, step="kill")
         await self._until(self.exited.is_set, grace=lambda: self._ladder.grace(rung))
         return rung.value
 
-    def _apply(self, rung: Rung) -> None:
+    def _signal(self, *numbers: signal.Signals, step: str) -> None:
         try:
-            if rung is Rung.EOF:
-                self.stdin.close()
-            elif rung is Rung.TERM:
-                self._watch.signal_group(signal.SIGTERM)
-                self._watch.signal_group(signal.SIGCONT)
-            elif rung is Rung.KILL:
-                self._watch.signal_group(signal.SIGKILL)
-        except PermissionError:  # a set-uid child
-            logger.warning("child.signal_refused", extra={"pid": self._pid, "step": rung.name.lower()})
-
-    def _sweep(self) -> None:
-        """Kill what the child left in its group. It is not reaped yet, so the group is still ours."""
-        if self._config.orphans == "leave":
-            return
-        try:
-            self._watch.signal_group(signal.SIGKILL)
-        except PermissionError:
-            logger.warning("child.signal_refused", extra={"pid": self._pid, "step": "sweep"})
+            for number in numbers:
+                self._watch.signal_group(number)
+        except OSError as exc:  # a set-uid child; whatever it is, the way down goes on
+            logger.warning("child.signal_refused", extra={"pid": self._pid, "step": step, "error": str(exc)})
 
     async def _drain(self) -> bool:
         """Read both pipes to their ends, bounded; return whether somebody still holds one open."""
         self.stdin.close()
         self.stdout.drain()
         await self._until(
-            lambda: self.stdout.ended and self._stderr.ended, grace=lambda: self._config.drain_grace
+            lambda: self.stdout.ended and self._stderr.delivered, grace=lambda: self._config.drain_grace
         )
         held = not (self.stdout.ended and self._stderr.ended)
         self.stdout.close()
@@ -315,22 +350,52 @@ class Child:
         return held
 
     def _reap(self) -> Waited:
-        waited = self._watch.reap()
         self._pid = None
-        if self._status is not None:
-            self._watch.close()
-        return waited
+        return self._watch.reap()
 
     async def _outlive_group(self) -> bool:
         """Wait until the swept group is gone; return whether members outlived `kill_grace`."""
         if self._config.orphans == "leave":
             return False
         deadline = self._loop.time() + self._config.kill_grace
-        while self._watch.group_alive():
+        interval = FIRST_GROUP_POLL
+        while self._watch.group_alive(closely=interval >= CLOSE_LOOK_FROM):
             if self._loop.time() >= deadline:
                 return True
-            await self._until(lambda: False, grace=lambda: GROUP_POLL_INTERVAL)
+            await self._pause(interval)
+            interval = min(2 * interval, LAST_GROUP_POLL)
         return False
+
+    async def _pause(self, seconds: float) -> None:
+        await self._until(lambda: False, grace=lambda: seconds)
+
+    def _forget(self) -> None:
+        self._watch.close()
+        _living.discard(self._watch)
+
+    def _abandon(self) -> None:
+        """Have the child ended by the spawner's thread: its task is gone, and maybe the event loop."""
+        ours = os.getpid() == self._owner  # else we are a copy made by fork, which shares the loop's epoll
+        pidfd = self._watch.release()
+        if ours and not self._loop.is_closed():
+            if pidfd is not None and pidfd >= 0:
+                self._loop.remove_reader(pidfd)
+            self.stdin.close()
+            self.stdout.close()
+            self._stderr.close()
+        rest = Spawned(
+            pid=self._pid or 0,
+            pidfd=pidfd,
+            stdin=self.stdin.release(),
+            stdout=self.stdout.release(),
+            stderr=self._stderr.release(),
+        )
+        _living.discard(self._watch)
+        if ours and self._pid is not None:
+            self._pid = None
+            self._spawner.discard(rest)
+        else:
+            rest.close()
 
     async def _until(
         self, condition: Callable[[], bool], *, grace: Callable[[], float] | None = None
@@ -346,25 +411,47 @@ class Child:
             left = None if grace is None else started + grace() - self._loop.time()
             if left is not None and left <= 0:
                 return
+            # Not `asyncio.timeout`, which cancels this task: only one kind of cancellation is left.
+            timer = None if left is None else self._loop.call_later(left, self._changed.set)
             try:
-                async with asyncio.timeout(left):
-                    await self._changed.wait()
-            except TimeoutError:
-                return
+                await self._changed.wait()
             except asyncio.CancelledError:
                 self._cancelled = True
                 self._hurry()
+            finally:
+                if timer is not None:
+                    timer.cancel()
 
-    def _report(self, pid: int | None, status: ExitStatus) -> None:
-        level = logging.INFO if status.ok else logging.WARNING
-        if status.phase is Phase.UNKILLABLE or status.survivors:
-            level = logging.ERROR
-        facts = {
-            "pid": pid,
-            "exit_code": status.code,
-            "exit_signal": status.signal,
-            "phase": status.phase.value,
-        }
-        if status.pipes_held or status.survivors:
-            facts |= {"pipes_held": status.pipes_held, "survivors": status.survivors}
-        logger.log(level, "child.exited", extra=facts)
+
+def _report(pid: int | None, status: ExitStatus) -> None:
+    level = logging.INFO if status.ok else logging.WARNING
+    if status.phase is Phase.UNKILLABLE or status.survivors:
+        level = logging.ERROR
+    facts = {
+        "pid": pid,
+        "exit_code": status.code,
+        "exit_signal": status.signal,
+        "phase": status.phase.value,
+    }
+    if status.pipes_held or status.survivors:
+        facts |= {"pipes_held": status.pipes_held, "survivors": status.survivors}
+    logger.log(level, "child.exited", extra=facts)
+
+
+#: Children that may still run, for the end of a program that stops none of them.
+_living: weakref.WeakSet[ExitWatch] = weakref.WeakSet()
+
+
+def _kill_at_exit() -> None:
+    for watch in list(_living):
+        with contextlib.suppress(OSError):
+            watch.signal_group(signal.SIGKILL)
+
+
+def _forget_after_fork() -> None:
+    # They are the children of the process that we are a copy of.
+    _living.clear()
+
+
+atexit.register(_kill_at_exit)
+os.register_at_fork(after_in_child=_forget_after_fork)

@@ -5,9 +5,12 @@ But programs that use select(2) misbehave with descriptors above 1,023, which is
 limit is low to begin with (systemd raises only the hard one for that reason).
 """
 
+import logging
 import resource
 
 __all__ = ["raise_descriptor_limit", "restore_descriptor_limit"]
+
+logger = logging.getLogger(__name__)
 
 _original: tuple[int, int] | None = None
 
@@ -27,10 +30,11 @@ def raise_descriptor_limit() -> None:
 
 
 def restore_descriptor_limit(pid: int) -> None:
-    """Give a child that has just been started the soft limit that we had.
-
-    Raises:
-        OSError: The system refused.
-    """
-    if _original is not None and hasattr(resource, "prlimit"):
+    """Give a child that has just been started the soft limit that we had, if the system lets us."""
+    if _original is None or not hasattr(resource, "prlimit"):
+        return
+    try:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, _original)
+    except OSError as exc:
+        # A set-uid program (sudo), or a seccomp filter: no reason to refuse the child.
+        logger.debug("child.descriptor_limit_kept", extra={"pid": pid, "error": exc.strerror})

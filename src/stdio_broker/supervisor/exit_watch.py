@@ -5,24 +5,27 @@ pins pid and group), then the group is swept, and reaping comes last. On Linux a
 when, and since Linux 6.9 it signals the group without a number at all.
 
 Two implementations of one interface: a pidfd in the event loop, and a thread that waits, where
-pidfds cannot be had. Source: pidfd_open(2), pidfd_send_signal(2), waitid(2);
+pidfds cannot be had. Source: pidfd_open(2), pidfd_send_signal(2), waitid(2), kqueue(2);
 python/cpython#127049 for what goes wrong otherwise.
 """
 
 import asyncio
 import contextlib
-import errno
 import os
+import select
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 __all__ = ["ExitWatch", "PidfdWatch", "ThreadWatch", "Waited"]
 
 PIDFD_SIGNAL_PROCESS_GROUP = 4  # <linux/pidfd.h>, Linux 6.9
+
+_PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,9 @@ class Waited:
     code: int | None
     signal: int | None
     core: bool
+
+
+_UNKNOWN = Waited(code=None, signal=None, core=False)
 
 
 class ExitWatch(Protocol):
@@ -47,11 +53,19 @@ class ExitWatch(Protocol):
             PermissionError: No member may be signalled (a set-uid child).
         """
 
-    def group_alive(self) -> bool:
-        """Whether a member of the group still runs. Only after `reap`."""
+    def group_alive(self, *, closely: bool) -> bool:
+        """Whether the group still has a member; False where nobody can tell. Only after `reap`.
+
+        Args:
+            closely: Do not count zombies, which stay where nobody collects orphans (a container
+                without an init). Expensive: reads all of /proc.
+        """
 
     def close(self) -> None:
         """Give up what the watch holds."""
+
+    def release(self) -> int | None:
+        """Give the pidfd to the caller, if there is one. For when the loop is gone."""
 
 
 class PidfdWatch:
@@ -63,7 +77,7 @@ class PidfdWatch:
         on_exit: Called once on the loop when it has ended. It is not reaped yet.
     """
 
-    __slots__ = ("_loop", "_on_exit", "_pid", "_pidfd", "_reaped")
+    __slots__ = ("__weakref__", "_loop", "_on_exit", "_pid", "_pidfd", "_reaped")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, pid: int, pidfd: int, on_exit: Callable[[], None]
@@ -82,7 +96,14 @@ class PidfdWatch:
     def reap(self) -> Waited:
         """Collect the exit."""
         self._reaped = True
-        return _wait(os.P_PIDFD, self._pidfd)
+        try:
+            # None is only for WNOHANG.
+            info = cast("os.waitid_result", os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED))
+        except ChildProcessError:
+            return _UNKNOWN
+        if info.si_code == os.CLD_EXITED:
+            return Waited(code=info.si_status, signal=None, core=False)
+        return Waited(code=None, signal=info.si_status, core=info.si_code == os.CLD_DUMPED)
 
     def signal_group(self, number: signal.Signals) -> bool:
         """Signal the process group; False if there is nobody in it any more."""
@@ -90,24 +111,21 @@ class PidfdWatch:
             signal.pidfd_send_signal(self._pidfd, number, None, PIDFD_SIGNAL_PROCESS_GROUP)
         except ProcessLookupError:
             return False
-        except OSError as exc:
-            if exc.errno != errno.EINVAL:
-                raise
-            # Linux < 6.9. The number is ours as long as the leader is not reaped.
+        except OSError:
+            # Linux < 6.9 (EINVAL), or a seccomp filter; a set-uid child refuses the number too.
+            # The number is ours as long as the leader is not reaped.
             return not self._reaped and _killpg(self._pid, number)
         return True
 
-    def group_alive(self) -> bool:
-        """Whether a member of the group still runs."""
+    def group_alive(self, *, closely: bool) -> bool:
+        """Whether the group still has a member."""
         try:
             signal.pidfd_send_signal(self._pidfd, 0, None, PIDFD_SIGNAL_PROCESS_GROUP)
-        except ProcessLookupError:
+        except PermissionError:
+            pass  # there is one, and it has changed its user
+        except OSError:  # there is none; or Linux < 6.9, which cannot tell after the reaping
             return False
-        except OSError:
-            # Linux < 6.9 cannot tell after the reaping, or the members are set-uid.
-            return False
-        # Zombies that their new parent does not collect keep the group; they are not alive.
-        return _group_runs(self._pid)
+        return not closely or _group_runs(self._pid)
 
     def close(self) -> None:
         """Close the pidfd."""
@@ -116,14 +134,22 @@ class PidfdWatch:
             os.close(self._pidfd)
             self._pidfd = -1
 
+    def release(self) -> int | None:
+        """Give the pidfd to the caller."""
+        pidfd, self._pidfd = self._pidfd, -1
+        return pidfd
+
 
 class ThreadWatch:
-    """Watch by a thread blocked in waitid(WNOWAIT), for systems without pidfds.
+    """Watch by a thread that waits without collecting, for systems without pidfds.
 
     The thread only peeks. If it also reaped, the loop could signal a stranger in between.
+
+    Raises:
+        RuntimeError: The system refused a thread.
     """
 
-    __slots__ = ("_loop", "_on_exit", "_pid", "_reaped", "_thread")
+    __slots__ = ("__weakref__", "_loop", "_on_exit", "_pid", "_reaped", "_thread")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pid: int, on_exit: Callable[[], None]) -> None:
         self._loop = loop
@@ -134,40 +160,53 @@ class ThreadWatch:
         self._thread.start()
 
     def _peek(self) -> None:
-        # ChildProcessError: SIGCHLD is ignored. It has ended, and its status is lost.
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
-        if not self._loop.is_closed():
+        if not _wait_for_exit(self._pid):
+            # SIGCHLD is ignored: the system has collected it, and the number may be a stranger's.
+            self._reaped = True
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._on_exit)
 
     def reap(self) -> Waited:
         """Collect the exit."""
         self._reaped = True
         self._thread.join()
-        return _wait(os.P_PID, self._pid)
+        try:
+            _, status = os.waitpid(self._pid, 0)
+        except ChildProcessError:
+            return _UNKNOWN
+        if os.WIFEXITED(status):
+            return Waited(code=os.WEXITSTATUS(status), signal=None, core=False)
+        return Waited(code=None, signal=os.WTERMSIG(status), core=os.WCOREDUMP(status))
 
     def signal_group(self, number: signal.Signals) -> bool:
         """Signal the process group; False if there is nobody in it any more."""
         return not self._reaped and _killpg(self._pid, number)
 
-    def group_alive(self) -> bool:
-        """Whether a member of the group still runs: nobody can tell without a pidfd."""
+    def group_alive(self, *, closely: bool) -> bool:  # noqa: ARG002 - nobody can tell without a pidfd
+        """Whether the group still has a member."""
         return False
 
     def close(self) -> None:
         """Hold nothing: the thread ends with the process."""
 
+    def release(self) -> int | None:
+        """Hold nothing."""
+        return None
 
-def _wait(kind: int, identifier: int) -> Waited:
+
+def _wait_for_exit(pid: int) -> bool:
+    """Block until a child has ended, without collecting it; False if somebody else has done that."""
+    if sys.platform == "darwin" and not hasattr(os, "waitid"):  # before Python 3.13
+        events = select.kqueue()
+        end = select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)
+        with contextlib.closing(events), contextlib.suppress(ProcessLookupError):  # ended already
+            events.control([end], 1)
+        return True
     try:
-        info = os.waitid(kind, identifier, os.WEXITED)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     except ChildProcessError:
-        return Waited(code=None, signal=None, core=False)
-    if info is None:  # only with WNOHANG, which is not asked for
-        return Waited(code=None, signal=None, core=False)
-    if info.si_code == os.CLD_EXITED:
-        return Waited(code=info.si_status, signal=None, core=False)
-    return Waited(code=None, signal=info.si_status, core=info.si_code == os.CLD_DUMPED)
+        return False
+    return True
 
 
 def _killpg(pgid: int, number: signal.Signals) -> bool:
@@ -175,19 +214,27 @@ def _killpg(pgid: int, number: signal.Signals) -> bool:
         os.killpg(pgid, number)
     except ProcessLookupError:
         return False
+    except PermissionError:
+        # macOS says so of a group of zombies as well, and that is what it usually is.
+        if sys.platform == "darwin":
+            return False
+        raise
     return True
 
 
 def _group_runs(pgid: int) -> bool:
-    """Whether /proc shows a member of the group that is not a zombie. Costs a read per process."""
-    for directory in Path("/proc").iterdir():
-        if not directory.name.isdigit():
-            continue
-        try:
-            # The name in parentheses may hold anything, a parenthesis too.
-            fields = (directory / "stat").read_bytes().rpartition(b")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields[2]) == pgid and fields[0] not in {b"Z", b"X"}:
-            return True
-    return False
+    try:
+        processes = [entry for entry in _PROC.iterdir() if entry.name.isdigit()]
+    except OSError:
+        return True  # no /proc: the kernel says that somebody is there, and we cannot look closer
+    return any(_is_running_member(process, pgid) for process in processes)
+
+
+def _is_running_member(process: Path, pgid: int) -> bool:
+    try:
+        stat = (process / "stat").read_bytes()
+    except OSError:
+        return False  # it has ended meanwhile
+    # "pid (name) state ppid pgrp …", where the name may hold anything, a parenthesis too.
+    state, _, group = stat.rpartition(b")")[2].split()[:3]
+    return int(group) == pgid and state not in {b"Z", b"X"}

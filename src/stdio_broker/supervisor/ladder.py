@@ -8,7 +8,18 @@ import enum
 
 from .status import Phase
 
-__all__ = ["Ladder", "Rung"]
+__all__ = ["Ladder", "Rung", "check_graces"]
+
+
+def check_graces(**graces: float | None) -> None:
+    """Refuse a grace that is no length of time; None is none.
+
+    Raises:
+        ValueError: A grace is negative, or not a number.
+    """
+    for name, grace in graces.items():
+        if grace is not None and not grace >= 0:
+            raise ValueError(f"{name}: expected seconds, 0 or more, found {grace!r}")
 
 
 class Rung(enum.Enum):
@@ -52,9 +63,7 @@ class Ladder:
         Raises:
             ValueError: A grace is negative.
         """
-        for name, grace in (("eof_grace", eof_grace), ("stop_grace", stop_grace)):
-            if grace is not None and not grace >= 0:
-                raise ValueError(f"{name}: expected seconds, 0 or more, found {grace!r}")
+        check_graces(eof_grace=eof_grace, stop_grace=stop_grace)
         if eof_grace is not None:
             for rung in (Rung.FLUSH, Rung.EOF):
                 self._graces[rung] = min(self._graces[rung], eof_grace)

@@ -13,8 +13,10 @@ unsent: `docs/supervisor.md` has the list).
 import asyncio
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from itertools import islice
 
 from ..errors import ChildGone, EndOfOutput, LineTooLong
 from .splitter import LineSplitter, OversizeLine, PieceSplitter
@@ -34,14 +36,27 @@ MAX_REMAINS_BYTES = 1024 * 1024
 #: A line longer than this is written without copying it to append the newline.
 COPY_BELOW_BYTES = 64 * 1024
 
-#: Characters of stderr that wait for a slow callback.
+_NEWLINE = memoryview(b"\n")
+
+#: Waiting pieces per write, of which there is one per turn of the event loop: a child that reads as
+#: fast as we write must not keep us here until everything is gone.
+PIECES_PER_WRITE = 64
+
+#: Characters of stderr that wait for a slow callback; each line counts for `LINE_OVERHEAD` more.
 STDERR_BACKLOG_CHARS = 1024 * 1024
+
+#: What a line that waits counts for on top of its length: the object. Without it empty lines would
+#: be free, and there could be any number of them.
+LINE_OVERHEAD = 64
 
 #: Characters kept of each line in the tail, which is for reports that people read.
 STDERR_TAIL_CHARS = 1024
 
-#: Lines of stderr given to the callback per turn of the event loop.
-STDERR_BATCH_LINES = 64
+#: Seconds that the stderr callback may take per turn of the event loop.
+STDERR_SLICE = 0.02
+
+#: Seconds that it may take at the very end, for all lines that it has not taken before.
+STDERR_LAST_SLICE = 0.5
 
 
 class _Source:
@@ -106,6 +121,10 @@ class _Source:
             os.close(self._fd)
             self._fd = -1
             self._on_end()
+
+    def release(self) -> int:
+        fd, self._fd = self._fd, -1
+        return fd
 
 
 class LineReader:
@@ -220,6 +239,10 @@ class LineReader:
         self._source.read_remains()
         self._source.close()
 
+    def release(self) -> int:
+        """Give the descriptor to the caller, or -1 at the end of the output. For when the loop is gone."""
+        return self._source.release()
+
     async def _wait(self) -> None:
         if self._source.ended:
             raise EndOfOutput("the child's stdout has ended")
@@ -245,7 +268,7 @@ class LineReader:
     def _add(self, line: bytes | OversizeLine) -> None:
         size = _size(line)
         if self._draining and self._unread >= self._buffer_bytes + MAX_REMAINS_BYTES:
-            self._discarded += size
+            self._discarded += len(line) if isinstance(line, bytes) else line.length
             return
         self._lines.append(line)
         self._unread += size
@@ -262,7 +285,7 @@ class LineReader:
 
 def _size(line: bytes | OversizeLine) -> int:
     """What a line counts for in the buffer: its bytes, and a little for the object."""
-    return 64 + (len(line) if isinstance(line, bytes) else len(line.head) + len(line.tail))
+    return LINE_OVERHEAD + (len(line) if isinstance(line, bytes) else len(line.head) + len(line.tail))
 
 
 class LineWriter:
@@ -279,10 +302,10 @@ class LineWriter:
         "_buffer_bytes",
         "_dropped",
         "_fd",
+        "_in_turn",
         "_loop",
         "_on_flushed",
         "_pending",
-        "_scheduled",
         "_unwritten",
         "_waiters",
     )
@@ -299,12 +322,14 @@ class LineWriter:
         self._fd = fd
         self._buffer_bytes = buffer_bytes
         self._on_flushed = on_flushed
-        self._pending: deque[bytes | memoryview] = deque()
-        self._scheduled = False  # a flush is due in this turn of the loop
+        self._pending: deque[memoryview] = deque()
+        self._in_turn = False  # something was written in this turn of the event loop
         self._armed = False  # a flush is due when the pipe is writable
         self._unwritten = 0
         self._dropped = 0
-        self._waiters: set[asyncio.Future[None]] = set()
+        # In the order of their calls; the first is woken first. While somebody waits, nobody can
+        # overtake: else a busy stream of new lines could keep the buffer full for ever.
+        self._waiters: dict[asyncio.Future[None], None] = {}
 
     async def send(self, line: bytes) -> None:
         r"""Send one line; wait first while more than `buffer_bytes` are unwritten.
@@ -318,18 +343,15 @@ class LineWriter:
             ChildGone: stdin is closed: the child was stopped, has ended, or does not read.
             ValueError: The line contains a newline.
         """
-        if b"\n" in line:
-            raise ValueError("a line must not contain a newline")
-        while self._unwritten >= self._buffer_bytes:
-            waiter = self._loop.create_future()
-            self._waiters.add(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiters.discard(waiter)
-        if self._fd < 0:
+        _check(line)
+        if self._must_wait:
+            await self._wait_for_turn()
+            sent = self._send(line)
+            self._wake_next()
+        else:
+            sent = self._send(line)
+        if not sent:
             raise ChildGone("the child's stdin is closed")
-        self._send(line)
 
     def send_nowait(self, line: bytes) -> bool:
         """Send one line without waiting; False if stdin is closed or above its limit.
@@ -337,12 +359,8 @@ class LineWriter:
         Raises:
             ValueError: The line contains a newline.
         """
-        if b"\n" in line:
-            raise ValueError("a line must not contain a newline")
-        if self._fd < 0 or self._unwritten >= self._buffer_bytes:
-            return False
-        self._send(line)
-        return True
+        _check(line)
+        return not self._must_wait and self._send(line)
 
     @property
     def closed(self) -> bool:
@@ -361,7 +379,7 @@ class LineWriter:
 
     def close(self) -> None:
         """Close stdin at once: the child reads EOF behind what the pipe takes now. Drops the rest."""
-        if self._fd >= 0 and self._scheduled:
+        if self._pending and not self._armed:
             self._flush()
         if self._fd < 0:
             return
@@ -372,56 +390,86 @@ class LineWriter:
         self._dropped += self._unwritten
         self._unwritten = 0
         self._pending.clear()
-        self._wake()
+        for waiter in self._waiters:
+            _wake(waiter)
         self._on_flushed()
 
-    def _send(self, line: bytes) -> None:
-        if len(line) < COPY_BELOW_BYTES:
-            self._pending.append(line + b"\n")
-        else:
-            self._pending += (line, b"\n")
-        self._unwritten += len(line) + 1
-        # Not at once: what one turn of the loop sends goes out in one write, and wakes the child once.
-        if not self._scheduled and not self._armed:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
+    def release(self) -> int:
+        """Give the descriptor to the caller, or -1 if stdin is closed. For when the loop is gone."""
+        fd, self._fd = self._fd, -1
+        return fd
 
-    def _flush(self) -> None:
-        """Write until nothing is left or the pipe is full; then go on when it is writable."""
-        self._scheduled = False
+    @property
+    def _must_wait(self) -> bool:
+        return self._fd >= 0 and (self._unwritten >= self._buffer_bytes or bool(self._waiters))
+
+    async def _wait_for_turn(self) -> None:
+        waiter = self._loop.create_future()
+        self._waiters[waiter] = None
         try:
-            while self._pending and self._fd >= 0:
-                batch = self._take_batch()
-                try:
-                    written = os.write(self._fd, batch)
-                except (BlockingIOError, InterruptedError):
-                    written = 0
-                self._unwritten -= written
-                if written < len(batch):
-                    self._pending.appendleft(memoryview(batch)[written:])
-                    break
+            await waiter
+        except asyncio.CancelledError:
+            del self._waiters[waiter]
+            self._wake_next()  # it may have been this one's turn
+            raise
+        del self._waiters[waiter]
+
+    def _wake_next(self) -> None:
+        if self._unwritten < self._buffer_bytes:
+            for waiter in self._waiters:
+                _wake(waiter)
+                break
+
+    def _send(self, line: bytes) -> bool:
+        """Accept a line; False if stdin is closed, maybe because the child does not read it."""
+        if self._fd < 0:
+            return False
+        if len(line) < COPY_BELOW_BYTES:
+            self._pending.append(memoryview(line + b"\n"))
+        else:
+            self._pending += (memoryview(line), _NEWLINE)
+        self._unwritten += len(line) + 1
+        if self._armed or self._in_turn:
+            return True
+        # The first line of a turn of the event loop goes out at once; what else this turn sends goes
+        # out together at its end, which costs one system call and wakes the child once.
+        self._in_turn = True
+        self._loop.call_soon(self._end_turn)
+        if self._flush():
+            return True
+        self._dropped -= len(line) + 1  # refused, not dropped
+        return False
+
+    def _end_turn(self) -> None:
+        self._in_turn = False
+        if self._pending and not self._armed:
+            self._flush()
+
+    def _flush(self) -> bool:
+        """Write what one system call takes, the rest when the pipe is writable; False if it is broken."""
+        try:
+            written = os.writev(self._fd, list(islice(self._pending, PIECES_PER_WRITE)))
+        except (BlockingIOError, InterruptedError):
+            written = 0
         except OSError:  # EPIPE: the child has closed its end
+            self._pending.clear()
             self.close()
-            return
+            return False
+        self._unwritten -= written
+        while written:
+            piece = self._pending.popleft()
+            if written < len(piece):
+                self._pending.appendleft(piece[written:])
+            written -= min(written, len(piece))
         self._arm(on=bool(self._pending))
-        if self._unwritten <= self._buffer_bytes // 2:
-            self._wake()
         if not self._pending:
             self._on_flushed()
-
-    def _take_batch(self) -> bytes | memoryview:
-        """Take the first piece, and as many of the next ones as make a write worth while."""
-        first = self._pending.popleft()
-        if not self._pending or len(first) >= COPY_BELOW_BYTES:
-            return first
-        batch, size = [first], len(first)
-        while self._pending and size + len(self._pending[0]) <= COPY_BELOW_BYTES:
-            batch.append(self._pending.popleft())
-            size += len(batch[-1])
-        return b"".join(batch)
+        if self._unwritten <= self._buffer_bytes // 2:
+            self._wake_next()
+        return True
 
     def _arm(self, *, on: bool) -> None:
-        if self._fd < 0 or on == self._armed:
+        if on == self._armed:
             return
         self._armed = on
         if on:
@@ -429,10 +477,15 @@ class LineWriter:
         else:
             self._loop.remove_writer(self._fd)
 
-    def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+
+def _check(line: bytes) -> None:
+    if b"\n" in line:
+        raise ValueError("a line must not contain a newline")
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class StderrPump:
@@ -470,7 +523,7 @@ class StderrPump:
         on_end: Callable[[], None],
     ) -> None:
         self._loop = loop
-        self._callback = callback
+        self._callback = callback or _nobody
         self._on_end = on_end
         self._splitter = PieceSplitter(max_line_bytes)
         self._tail: deque[str] = deque(maxlen=tail_lines)
@@ -482,7 +535,12 @@ class StderrPump:
 
     @property
     def ended(self) -> bool:
-        """Whether stderr is at its end and every line of it was delivered."""
+        """Whether the pipe is at its end (lines may still wait for the callback)."""
+        return self._source.ended
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the pipe is at its end and the callback has seen every line."""
         return self._source.ended and not self._backlog
 
     @property
@@ -496,11 +554,16 @@ class StderrPump:
         return self._dropped
 
     def close(self) -> None:
-        """Take what is left in the pipe, deliver it, then close."""
+        """Take what is left in the pipe, close it, and deliver; drop what takes too long."""
         self._source.read_remains()
         self._source.close()
-        while self._backlog:
-            self._call()
+        self._call_for(STDERR_LAST_SLICE)
+        self._dropped += len(self._backlog)
+        self._backlog.clear()
+
+    def release(self) -> int:
+        """Give the descriptor to the caller, or -1 at the end of stderr. For when the loop is gone."""
+        return self._source.release()
 
     def _data(self, chunk: bytes) -> None:
         for piece in self._splitter.feed(chunk):
@@ -515,12 +578,12 @@ class StderrPump:
     def _line(self, piece: bytes) -> None:
         line = piece.decode("utf-8", "replace").rstrip("\r")
         self._tail.append(line[:STDERR_TAIL_CHARS])
-        if self._callback is None:
+        if self._callback is _nobody:
             return
         self._backlog.append(line)
-        self._backlog_chars += len(line)
-        while self._backlog_chars > STDERR_BACKLOG_CHARS:
-            self._backlog_chars -= len(self._backlog.popleft())
+        self._backlog_chars += LINE_OVERHEAD + len(line)
+        while self._backlog_chars > STDERR_BACKLOG_CHARS and len(self._backlog) > 1:
+            self._backlog_chars -= LINE_OVERHEAD + len(self._backlog.popleft())
             self._dropped += 1
         # Not called from here: reading must never wait for the consumer.
         if not self._delivering:
@@ -528,8 +591,7 @@ class StderrPump:
             self._loop.call_soon(self._deliver)
 
     def _deliver(self) -> None:
-        for _ in range(min(STDERR_BATCH_LINES, len(self._backlog))):
-            self._call()
+        self._call_for(STDERR_SLICE)
         if self._backlog:
             self._loop.call_soon(self._deliver)
             return
@@ -537,11 +599,22 @@ class StderrPump:
         if self._source.ended:
             self._on_end()
 
+    def _call_for(self, seconds: float) -> None:
+        # Not the loop's clock: that one may stand still during a turn (uvloop).
+        deadline = time.monotonic() + seconds
+        while self._backlog:
+            self._call()
+            if time.monotonic() >= deadline:
+                return
+
     def _call(self) -> None:
         line = self._backlog.popleft()
-        self._backlog_chars -= len(line)
+        self._backlog_chars -= LINE_OVERHEAD + len(line)
         try:
-            if self._callback is not None:
-                self._callback(line)
+            self._callback(line)
         except Exception:  # the border to the caller's code: its mistakes must not stop the drain
             logger.exception("child.stderr_callback_failed")
+
+
+def _nobody(line: str) -> None:
+    """Stand for a callback that was not given."""

@@ -2,37 +2,40 @@
 
 `subprocess.Popen` returns only when execve has succeeded, which takes as long as the file
 system likes. It uses vfork as long as there is no `preexec_fn`, so its cost does not grow with
-our memory, and a new session keeps the terminal's Ctrl-C away from children.
+our memory, and a new session keeps the terminal's Ctrl-C away from children. (Before Python
+3.11.4 the thread keeps the GIL meanwhile, so there a slow exec stalls us: python/cpython#104372.)
 
 Nothing is left behind by a start that fails or is cancelled: every descriptor has one owner at
 any time, and a child whose caller has gone is killed and reaped by this thread.
 """
 
 import asyncio
+import atexit
 import contextlib
 import errno
 import logging
 import os
 import queue
-import select
-import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..errors import SpawnError
 from .descriptors import restore_descriptor_limit
 
-__all__ = ["Spawned", "Spawner", "default_spawner", "resolve"]
+__all__ = ["Spawned", "Spawner", "default_spawner"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that the remains of a cancelled start get to die of SIGKILL. Bounded, because this
-#: thread serves every other start too.
+#: Seconds that a child nobody wants gets to die of SIGKILL. Bounded, because this thread serves
+#: every other start too; a thread of its own waits for whatever takes longer.
 DISCARD_TIMEOUT = 2.0
+
+#: Seconds between looks at a child that was killed: the first, and the longest.
+_FIRST_LOOK, _LAST_LOOK = 0.0005, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,86 +53,131 @@ class Spawned:
     stdout: int
     stderr: int
 
+    def close(self) -> None:
+        """Close every descriptor; one below 0 is closed already."""
+        for fd in (self.stdin, self.stdout, self.stderr, -1 if self.pidfd is None else self.pidfd):
+            if fd >= 0:
+                os.close(fd)
 
-@dataclass(frozen=True, slots=True)
+
 class _Job:
-    future: asyncio.Future[Spawned]
-    argv: Sequence[str]
-    env: Mapping[str, str]
-    cwd: str | None
+    """One start, and the hand-over of its outcome, which has exactly one owner at any time.
+
+    The event loop is only told that there is an outcome, never given it: a loop that is closed
+    drops what it was given.
+    """
+
+    __slots__ = ("_left", "_lock", "argv", "cwd", "env", "outcome", "settled")
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> None:
+        self.argv = argv
+        self.env = env
+        self.cwd = cwd
+        self.settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.outcome: Spawned | Exception | None = None
+        self._left = False
+        self._lock = threading.Lock()
+
+    @property
+    def left(self) -> bool:
+        """Whether nobody waits for the outcome any more."""
+        return self._left
+
+    def settle(self, outcome: Spawned | Exception) -> bool:
+        """Give the outcome to the caller; False if the caller has left. For the spawner's thread."""
+        with self._lock:
+            if self._left:
+                return False
+            self.outcome = outcome
+        with contextlib.suppress(RuntimeError):  # the loop is closed; its coroutines are told next
+            self.settled.get_loop().call_soon_threadsafe(self._wake)
+        return True
+
+    def leave(self) -> Spawned | None:
+        """Stop waiting; return what was started already, if anything. For the caller."""
+        with self._lock:
+            self._left = True
+        return self.outcome if isinstance(self.outcome, Spawned) else None
+
+    def _wake(self) -> None:
+        if not self.settled.done():
+            self.settled.set_result(None)
 
 
 class Spawner:
-    """One thread that starts processes, one after the other."""
+    """One thread that starts processes, one after the other.
+
+    Raises:
+        RuntimeError: The system refused a thread.
+    """
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[_Job | Spawned | None] = queue.SimpleQueue()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="stdio-broker-spawner", daemon=True)
         self._thread.start()
 
     async def spawn(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: str | None) -> Spawned:
         """Start a program in a session of its own.
 
+        A name without a slash is looked up on the PATH in `env`, by execve's own rules.
+
         Raises:
             SpawnError: The system refused.
+            RuntimeError: The spawner is closed.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Spawned] = loop.create_future()
-        self._jobs.put(_Job(future, argv, env, cwd))
+        if self._closed:
+            raise RuntimeError("the spawner is closed")
+        job = _Job(argv, env, cwd)
+        self._jobs.put(job)
         try:
-            return await future
-        except OSError as exc:
-            raise SpawnError(argv[0], _explain(exc, argv[0], env, cwd)) from exc
-        except asyncio.CancelledError:
-            # Cancelled after the result was set, before we saw it: then it is ours to undo.
-            if not future.cancelled() and future.exception() is None:
-                self.discard(future.result())
+            await job.settled
+        except BaseException:  # cancelled; or GeneratorExit: the loop was closed under us
+            if (spawned := job.leave()) is not None:
+                self.discard(spawned)
             raise
+        if isinstance(job.outcome, Spawned):
+            return job.outcome
+        raise SpawnError(argv[0], _explain(job)) from job.outcome
 
     def discard(self, spawned: Spawned) -> None:
         """Kill and reap a process that nobody wants, and close its pipes. Does not wait."""
-        self._jobs.put(spawned)
+        if self._closed:  # nobody would serve the queue
+            _discard(spawned)
+        else:
+            self._jobs.put(spawned)
 
     def close(self) -> None:
-        """End the thread, after what is queued."""
+        """End the thread, after what is queued; wait for it, but not for ever (a slow exec)."""
+        self._closed = True
         self._jobs.put(None)
-        self._thread.join()
+        self._thread.join(DISCARD_TIMEOUT)
 
     def _run(self) -> None:
-        # A child inherits the mask of the thread that forks it: one that blocks SIGTERM makes
-        # children that SIGTERM cannot stop.
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        while (job := self._jobs.get()) is not None:
-            if isinstance(job, Spawned):
-                _discard(job)
-            elif not job.future.cancelled():
-                self._start(job)
+        # No local variable keeps a job, and so its caller, alive until the next one comes.
+        while _serve(self._jobs.get()):
+            pass
 
-    def _start(self, job: _Job) -> None:
-        spawned: Spawned | None = None
-        error: OSError | None = None
-        try:
-            spawned = _spawn(job)
-        except OSError as exc:
-            error = exc
-        except (ValueError, subprocess.SubprocessError) as exc:
-            error = OSError(errno.EINVAL, str(exc))
-        try:
-            job.future.get_loop().call_soon_threadsafe(self._deliver, job.future, spawned, error)
-        except RuntimeError:  # the loop was closed meanwhile: nobody is left to take the child
-            if spawned is not None:
-                _discard(spawned)
 
-    def _deliver(
-        self, future: asyncio.Future[Spawned], spawned: Spawned | None, error: OSError | None
-    ) -> None:
-        if future.cancelled():
-            if spawned is not None:
-                self.discard(spawned)
-        elif spawned is not None:
-            future.set_result(spawned)
-        elif error is not None:
-            future.set_exception(error)
+def _serve(job: "_Job | Spawned | None") -> bool:
+    try:
+        if isinstance(job, Spawned):
+            _discard(job)
+        elif job is not None and not job.left:
+            _start(job)
+    except Exception:  # every later start needs this thread
+        logger.exception("spawner.failed")
+    return job is not None
+
+
+def _start(job: _Job) -> None:
+    outcome: Spawned | Exception
+    try:
+        outcome = _spawn(job)
+    except Exception as exc:  # noqa: BLE001 - whatever it is, the caller must hear of it
+        outcome = exc
+    if not job.settle(outcome) and isinstance(outcome, Spawned):
+        _discard(outcome)
 
 
 def _spawn(job: _Job) -> Spawned:
@@ -146,25 +194,36 @@ def _spawn(job: _Job) -> Spawned:
         stderr, child_stderr = pipe()
         for end in (stdin, stdout, stderr):
             os.set_blocking(end, False)
-        process = subprocess.Popen(
-            job.argv,
-            stdin=child_stdin,
-            stdout=child_stdout,
-            stderr=child_stderr,
-            env=job.env,
-            cwd=job.cwd,
-            start_new_session=True,
-            close_fds=True,
-        )
+        # A child inherits the mask of the thread that forks it: one that blocks SIGTERM makes
+        # children that SIGTERM cannot stop. Only for as long as it takes, because a program that
+        # blocks a signal everywhere, to fetch it with sigwait, must not find it delivered here.
+        mask = signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        try:
+            process = subprocess.Popen(
+                job.argv,
+                stdin=child_stdin,
+                stdout=child_stdout,
+                stderr=child_stderr,
+                env=job.env,
+                cwd=job.cwd,
+                start_new_session=True,
+                close_fds=True,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         # From here on the process is ours alone. A Popen that thinks it runs would poll it when
         # garbage-collected, and so steal the exit.
         process.returncode = 0
         try:
-            restore_descriptor_limit(process.pid)
             pidfd = _open_pidfd(process.pid)
-        except OSError:
-            _kill_and_reap(process.pid)
+        except OSError as exc:
+            undo.close()
+            # No such process: SIGCHLD is ignored, so the system has collected it already, and the
+            # number may be a stranger's.
+            if exc.errno != errno.ESRCH:
+                _end(process.pid)
             raise
+        restore_descriptor_limit(process.pid)
         undo.pop_all()
         for end in (child_stdin, child_stdout, child_stderr):
             os.close(end)
@@ -184,27 +243,32 @@ def _open_pidfd(pid: int) -> int | None:
 
 
 def _discard(spawned: Spawned) -> None:
-    """End a child that nobody waits for, on the spawner's thread."""
-    for end in (spawned.stdin, spawned.stdout, spawned.stderr):
-        os.close(end)
-    _kill_and_reap(spawned.pid, spawned.pidfd)
-    if spawned.pidfd is not None:
-        os.close(spawned.pidfd)
+    # The pipes first: a child that may not be signalled (set-uid) may yet go at EOF.
+    spawned.close()
+    _end(spawned.pid)
 
 
-def _kill_and_reap(pid: int, pidfd: int | None = None) -> None:
-    """SIGKILL a group whose leader is not reaped, and collect the leader."""
-    # PermissionError: the child has changed its user already; it goes with its pipes.
+def _end(pid: int) -> None:
+    """SIGKILL a group whose leader is not reaped, and collect the leader. Bounded."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-    if pidfd is not None:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        if not poll.poll(DISCARD_TIMEOUT * 1000):
+    deadline = time.monotonic() + DISCARD_TIMEOUT
+    pause = _FIRST_LOOK
+    while not _collect(pid, os.WNOHANG):
+        if time.monotonic() >= deadline:
             logger.error("child.unkillable", extra={"pid": pid})
+            # Its end may take days, which costs a thread.
+            threading.Thread(target=_collect, args=(pid, 0), name="stdio-broker-reaper", daemon=True).start()
             return
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, 0)
+        time.sleep(pause)
+        pause = min(2 * pause, _LAST_LOOK)
+
+
+def _collect(pid: int, options: int) -> bool:
+    try:
+        return os.waitpid(pid, options)[0] == pid
+    except ChildProcessError:  # the system, or somebody else, has collected it
+        return True
 
 
 #: What to change, by the system's error.
@@ -217,49 +281,53 @@ _REASONS = {
     errno.EMFILE: "no file descriptors are left; raise the limit (ulimit -n) or stop some sessions",
     errno.ENFILE: "no file descriptors are left on this machine",
     errno.EAGAIN: "the system's limit on processes is reached (ulimit -u)",
+    errno.ESRCH: "it has ended already, and its exit status is lost because SIGCHLD is ignored",
 }
 
 
-def _explain(exc: OSError, program: str, env: Mapping[str, str], cwd: str | None) -> str:
+def _explain(job: _Job) -> str:
     """Say why a start failed, so that the reader knows what to change."""
-    if (
-        cwd is not None
-        and exc.errno in {errno.ENOENT, errno.ENOTDIR, errno.EACCES}
-        and not Path(cwd).is_dir()
-    ):
-        return f"the working directory {cwd!r} does not exist, or is no directory"
-    if exc.errno == errno.ENOENT and "/" not in program:
-        return f"there is no such command on the child's PATH ({env.get('PATH', os.defpath)})"
+    exc, program = job.outcome, job.argv[0]
+    if not isinstance(exc, OSError):
+        return str(exc)
+    # Popen names the file that the error is about: the program, or the working directory.
+    if job.cwd is not None and exc.filename == job.cwd != program:
+        return f"cannot enter the working directory {job.cwd!r}: {exc.strerror}"
+    if exc.errno in {errno.ENOENT, errno.EACCES} and "/" not in program:
+        # execve says EACCES also of a directory on the PATH that the user may not enter.
+        such = "such" if exc.errno == errno.ENOENT else "such executable"
+        return f"there is no {such} command on the child's PATH ({job.env.get('PATH', os.defpath)})"
     return _REASONS.get(exc.errno or 0) or exc.strerror or str(exc)
 
 
-def resolve(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
-    """Return `argv` with its program looked up on the child's own PATH.
-
-    Left to execve, the lookup would use the child's PATH too, but a relative entry in it would
-    mean our working directory. A name with a slash stays as it is.
-    """
-    program, *arguments = argv
-    if "/" not in program:
-        program = shutil.which(program, path=env.get("PATH", os.defpath)) or program
-    return [program, *arguments]
-
-
 _default: Spawner | None = None
+_default_lock = threading.Lock()
 
 
 def default_spawner() -> Spawner:
-    """Return the spawner of this process, started at its first use."""
+    """Return the spawner of this process, started at its first use.
+
+    Raises:
+        RuntimeError: The system refused a thread.
+    """
     global _default  # noqa: PLW0603 - one thread per process, however many supervisors there are
-    if _default is None:
-        _default = Spawner()
-    return _default
+    with _default_lock:
+        if _default is None:
+            _default = Spawner()
+        return _default
 
 
 def _forget_after_fork() -> None:
     # A forked process has our memory but not our threads.
-    global _default  # noqa: PLW0603 - see above
-    _default = None
+    global _default, _default_lock
+    _default, _default_lock = None, threading.Lock()
+
+
+def _close_at_exit() -> None:
+    # What was cancelled last may not have been killed yet, and this thread ends with the process.
+    if _default is not None:
+        _default.close()
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)
+atexit.register(_close_at_exit)

@@ -74,6 +74,7 @@ class LineSplitter:
     def _keep(self, part: bytes) -> None:
         self._size += len(part)
         if self._head is not None:
+            self._head += part[: EDGE_BYTES - len(self._head)]
             self._tail = (self._tail + part)[-EDGE_BYTES:]
             return
         self._parts.append(part)

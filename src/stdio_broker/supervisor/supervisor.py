@@ -7,6 +7,7 @@ from typing import Self
 
 from .child import Child, start
 from .config import Config
+from .ladder import check_graces
 from .spawner import Spawner
 
 __all__ = ["Supervisor", "SupervisorStatistics"]
@@ -65,7 +66,11 @@ class Supervisor:
         Args:
             eof_grace: Seconds between EOF and SIGTERM; None is each child's own.
             stop_grace: Seconds between SIGTERM and SIGKILL; None is each child's own.
+
+        Raises:
+            ValueError: A grace is negative; nobody is stopped.
         """
+        check_graces(eof_grace=eof_grace, stop_grace=stop_grace)
         async with asyncio.TaskGroup() as stops:
             for child in reversed(self._children):
                 stops.create_task(child.stop(eof_grace=eof_grace, stop_grace=stop_grace))

@@ -1,0 +1,68 @@
+"""The graces on the way down can only be shortened."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stdio_broker.supervisor.ladder import Ladder, Rung
+from stdio_broker.supervisor.status import Phase
+
+GRACES = st.one_of(st.none(), st.floats(min_value=0, allow_nan=False))
+
+
+def ladder() -> Ladder:
+    return Ladder(flush_grace=0.5, eof_grace=2.0, stop_grace=5.0, kill_grace=3.0)
+
+
+def graces(ladder: Ladder) -> list[float]:
+    return [ladder.grace(rung) for rung in Rung]
+
+
+def test_the_rungs_stand_in_the_order_of_the_specification() -> None:
+    """MCP 2025-11-25, basic/lifecycle, "Shutdown": close stdin, wait, SIGTERM, wait, SIGKILL."""
+    assert [rung.name for rung in Rung] == ["FLUSH", "EOF", "TERM", "KILL"]
+    assert [rung.value for rung in Rung] == [Phase.SELF, Phase.EOF, Phase.TERM, Phase.KILL]
+
+
+def test_a_shorter_grace_is_taken() -> None:
+    steps = ladder()
+    steps.shorten(eof_grace=1.0, stop_grace=0.0)
+    assert graces(steps) == [0.5, 1.0, 0.0, 3.0]
+
+
+def test_no_grace_at_all_skips_the_flushing_as_well() -> None:
+    steps = ladder()
+    steps.shorten(eof_grace=0)
+    assert graces(steps) == [0, 0, 5.0, 3.0]
+
+
+def test_a_longer_grace_changes_nothing() -> None:
+    steps = ladder()
+    steps.shorten(eof_grace=100, stop_grace=math.inf)
+    assert graces(steps) == [0.5, 2.0, 5.0, 3.0]
+
+
+@pytest.mark.parametrize("grace", [-1.0, -math.inf, math.nan])
+def test_a_grace_that_is_no_length_of_time_is_refused_and_changes_nothing(grace: float) -> None:
+    steps = ladder()
+    with pytest.raises(ValueError, match=r"^eof_grace: expected seconds, 0 or more, found"):
+        steps.shorten(eof_grace=grace, stop_grace=0)
+    with pytest.raises(ValueError, match=r"^stop_grace: "):
+        steps.shorten(eof_grace=0, stop_grace=grace)
+    assert graces(steps) == graces(ladder())
+
+
+@given(st.lists(st.tuples(GRACES, GRACES)))
+def test_the_shortest_graces_win_in_any_order(
+    requests: list[tuple[float | None, float | None]],
+) -> None:
+    forwards, backwards = ladder(), ladder()
+    for eof_grace, stop_grace in requests:
+        before = graces(forwards)
+        forwards.shorten(eof_grace=eof_grace, stop_grace=stop_grace)
+        assert all(after <= grace for after, grace in zip(graces(forwards), before, strict=True))
+    for eof_grace, stop_grace in reversed(requests):
+        backwards.shorten(eof_grace=eof_grace, stop_grace=stop_grace)
+    assert graces(forwards) == graces(backwards)
