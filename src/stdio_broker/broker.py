@@ -9,7 +9,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -71,12 +71,14 @@ class Shutdown:
     def on_signals(self) -> Iterator[None]:
         """Take the process's signals as wishes, within the block."""
         loop = asyncio.get_running_loop()
-        for number in STOP_SIGNALS:
+        # Under nohup SIGHUP is ignored, which is what its user asked for.
+        ours = [number for number in STOP_SIGNALS if number != signal.SIGHUP or _is_default(number)]
+        for number in ours:
             loop.add_signal_handler(number, self.request)
         try:
             yield
         finally:
-            for number in STOP_SIGNALS:
+            for number in ours:
                 loop.remove_signal_handler(number)
 
 
@@ -95,17 +97,13 @@ async def serve(
     """
     _warn_of_remote(configuration)
     with contextlib.closing(bind(configuration.host, configuration.port)) as listener:
-        async with Supervisor() as supervisor, asyncio.TaskGroup() as tasks:
-            hurry = tasks.create_task(_hurry(shutdown, supervisor))
-            try:
-                agreement = await _unless(shutdown.requested, _try_server(configuration, supervisor))
-                if agreement is not None:
-                    logger.info("broker.ready", extra={"url": _url(listener, configuration)})
-                    ready = Ready(_url(listener, configuration), agreement)
-                    await _serve(configuration, supervisor, listener, shutdown, lambda: announce(ready))
-                await supervisor.stop_all()
-            finally:
-                hurry.cancel()
+        async with Supervisor() as supervisor, _hurrying(shutdown, supervisor):
+            agreement = await _unless(shutdown.requested, _try_server(configuration, supervisor))
+            if agreement is not None:
+                ready = Ready(_url(listener, configuration), agreement)
+                logger.info("broker.ready", extra={"url": ready.url})
+                await _serve(configuration, supervisor, listener, shutdown, lambda: announce(ready))
+            await supervisor.stop_all()
 
 
 async def _try_server(configuration: Configuration, supervisor: Supervisor) -> Agreement:
@@ -145,9 +143,24 @@ async def _serve(
         await _unless(shutdown.hurried, sessions.drain(configuration.drain_grace))
 
 
-async def _hurry(shutdown: Shutdown, supervisor: Supervisor) -> None:
-    await shutdown.hurried.wait()
-    await supervisor.stop_all(eof_grace=0, stop_grace=0)
+def _is_default(number: signal.Signals) -> bool:
+    return signal.getsignal(number) is signal.SIG_DFL
+
+
+@contextlib.asynccontextmanager
+async def _hurrying(shutdown: Shutdown, supervisor: Supervisor) -> AsyncIterator[None]:
+    """Kill all children on the second wish to end, whenever within the block it comes."""
+
+    async def hurry() -> None:
+        await shutdown.hurried.wait()
+        await supervisor.stop_all(eof_grace=0, stop_grace=0)
+
+    task = asyncio.create_task(hurry())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 async def _unless(event: asyncio.Event, work: Coroutine[None, None, Result]) -> Result | None:

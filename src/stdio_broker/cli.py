@@ -36,10 +36,20 @@ _SECONDS = click.FloatRange(min=0)
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
+def _open_standard_files() -> None:
+    """Open what a service manager has closed: the next pipe would take its number, and its reader's trust."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="stdio-broker")
 def main() -> None:
     """Serve stdio MCP servers over HTTP, each user with a supervised child process of their own."""
+    _open_standard_files()
 
 
 # What stands behind the command's name is the command's, with or without the --.
@@ -180,7 +190,7 @@ def run(
         )
         drop_inherited_ignores()
         raise_descriptor_limit()
-        show_hints = sys.stdout.isatty() if hints is None else hints
+        show_hints = (sys.stdout is not None and sys.stdout.isatty()) if hints is None else hints
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(configuration, show_hints=show_hints))
     except ConfigError as exc:
@@ -211,7 +221,8 @@ def _announce(ready: Ready, configuration: Configuration, *, show_hints: bool) -
     if show_hints:
         hints = _HINTS.format(url=ready.url, name=shlex.quote(name), initialize=_INITIALIZE)
         click.echo(hints, err=True)
-    sys.stdout.flush()
+    if sys.stdout is not None:  # it was closed before we began
+        sys.stdout.flush()
 
 
 _INITIALIZE = (

@@ -4,13 +4,14 @@ All mistakes are reported at once, each with where it stands, what was found and
 """
 
 import ipaddress
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .bridge import Settings as BridgeSettings
 from .errors import ConfigError
-from .http import LOOPBACK_HOSTS
+from .http import LOOPBACK_HOSTS, host_of
 from .http import Settings as HttpSettings
 from .sessions import ServerRecipe
 from .sessions import Settings as SessionSettings
@@ -20,8 +21,14 @@ __all__ = ["Configuration", "run_configuration"]
 
 _SECRET_NAME = re.compile("auth|credential|key|pass|secret|token", re.IGNORECASE)
 
+# As a browser sends it: a scheme, a host, maybe a port; no path.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+/?")
+
 #: Programs that start another one, named by their first argument.
 LAUNCHERS = frozenset({"bunx", "node", "npx", "pipx", "python", "uvx"})
+
+#: Options of theirs behind which there is code, not a name.
+INLINE_CODE = frozenset({"-c", "-e", "--eval"})
 
 #: Shorter values are no secrets worth the name, and taking them out would make logs unreadable.
 MIN_SECRET_CHARS = 6
@@ -87,9 +94,18 @@ def run_configuration(
     problems += [
         f"--allow-origin {origin}: expected an origin, such as https://app.example"
         for origin in allow_origins
-        if "://" not in origin
+        if not _ORIGIN.fullmatch(origin.lower())
     ]
-    child = None
+    hosts = {_as_host(host)}
+    for allowed in allow_hosts:
+        name_of_host = host_of(_as_host(allowed).encode("latin-1", "replace"))
+        if name_of_host is None:
+            problems.append(f"--allow-host {allowed!r}: expected a host name, such as mcp.example")
+        else:
+            hosts.add(name_of_host)
+    if not (math.isfinite(drain_grace) and drain_grace >= 0):
+        problems.append(f"drain_grace: expected seconds, 0 or more, found {drain_grace!r}")
+    child = settings = None
     try:
         child = ChildConfig(
             cmd=command,
@@ -101,7 +117,13 @@ def run_configuration(
         )
     except ValueError as exc:
         problems.append(str(exc))
-    if child is None or problems:
+    try:
+        settings = SessionSettings(
+            max_sessions=max_sessions, start_timeout=start_timeout, idle_timeout=idle_timeout
+        )
+    except ValueError as exc:
+        problems.append(str(exc))
+    if child is None or settings is None or problems:
         raise ConfigError(*problems)
     return Configuration(
         host=host,
@@ -109,13 +131,11 @@ def run_configuration(
         drain_grace=drain_grace,
         server=ServerRecipe(name or _name_of(command), child, _secrets(env, variables)),
         http=HttpSettings(
-            allowed_hosts=LOOPBACK_HOSTS | {_as_host(host), *(_as_host(allowed) for allowed in allow_hosts)},
+            allowed_hosts=LOOPBACK_HOSTS | hosts,
             allowed_origins=frozenset(origin.lower().rstrip("/") for origin in allow_origins),
             max_body_bytes=max_body_bytes,
         ),
-        sessions=SessionSettings(
-            max_sessions=max_sessions, start_timeout=start_timeout, idle_timeout=idle_timeout
-        ),
+        sessions=settings,
     )
 
 
@@ -159,15 +179,21 @@ def _is_loopback(host: str) -> bool:
 
 
 def _as_host(host: str) -> str:
-    """Return a host as a Host header names it."""
-    host = host.lower()
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+    """Return a host as a Host header names it: lower case, an IPv6 address in brackets."""
+    try:
+        return f"[{ipaddress.IPv6Address(host)}]"
+    except ValueError:
+        return host.lower()
 
 
 def _name_of(command: tuple[str, ...]) -> str:
     """Return what to call a server whose operator has not said: its program, not what launches it."""
-    program = command[0].rpartition("/")[2]
-    if program.rstrip(".0123456789") in LAUNCHERS:
-        named = next((argument for argument in command[1:] if not argument.startswith("-")), program)
-        program = named.rpartition("/")[2]
-    return program
+    program, *arguments = command
+    if program.rpartition("/")[2].rstrip(".0123456789") in LAUNCHERS:
+        for argument in arguments:
+            if argument in INLINE_CODE:
+                break
+            if not argument.startswith("-"):
+                program = argument
+                break
+    return program.rpartition("/")[2]

@@ -45,9 +45,9 @@ def redact(text: str, secrets: Collection[str]) -> str:
     Programs quote them: a Forgejo names an unknown token in its refusal, and the server in front of
     it logs that.
     """
-    for secret in secrets:
-        if secret in text:
-            text = text.replace(secret, "[redacted]")
+    # The longest first: one may be the beginning of another.
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "[redacted]")
     return text
 
 

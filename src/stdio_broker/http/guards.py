@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from .wire import HttpRequest
 
-__all__ = ["Refused", "check_accept", "check_content_type", "check_host", "check_origin"]
+__all__ = ["Refused", "check_accept", "check_content_type", "check_host", "check_origin", "host_of"]
 
 
 # No user name: what stands before an @ would look like our name, and is not.
@@ -38,7 +38,7 @@ def check_host(request: HttpRequest, allowed: AbstractSet[str]) -> None:
     Raises:
         Refused: 421.
     """
-    host = _host_of(request.header(b"host"))
+    host = host_of(request.header(b"host"))
     if host not in allowed:
         raise Refused(421, f"the Host header names {host!r}, which is not served here")
 
@@ -59,7 +59,7 @@ def check_origin(request: HttpRequest, hosts: AbstractSet[str], origins: Abstrac
         return
     try:
         parts = urlsplit(origin)
-        host = _host_of(parts.netloc.encode("latin-1"))
+        host = host_of(parts.netloc.encode("latin-1"))
     except ValueError:
         host = None
     if host not in hosts:
@@ -104,7 +104,7 @@ def _media_types(value: bytes) -> frozenset[bytes]:
 
 
 @functools.lru_cache(maxsize=256)
-def _host_of(netloc: bytes | None) -> str | None:
+def host_of(netloc: bytes | None) -> str | None:
     """Return the host of `host:port`, lower case, IPv6 in brackets; None if it is anything else."""
     match = _NETLOC.fullmatch((netloc or b"").decode("latin-1").lower())
     return match[1] if match else None

@@ -1,5 +1,6 @@
 """How many sessions, and for how long."""
 
+import math
 from dataclasses import dataclass
 
 __all__ = ["Settings"]
@@ -20,6 +21,9 @@ class Settings:
         idle_timeout: Seconds without a request after which a session is ended. An open GET stream
             does not keep it alive: its client may have vanished without a word.
         retry_after: Seconds that a refused client is told to wait.
+
+    Raises:
+        ValueError: A value is out of range; the message names it, and what it expects.
     """
 
     max_sessions: int = 256
@@ -28,3 +32,13 @@ class Settings:
     queue_timeout: float = 30.0
     idle_timeout: float = 1800.0
     retry_after: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Check every field; the first mistake is named."""
+        for name in ("start_timeout", "queue_timeout", "idle_timeout", "retry_after"):
+            seconds = getattr(self, name)
+            if not (math.isfinite(seconds) and seconds > 0):
+                raise ValueError(f"{name}: expected seconds, more than 0, found {seconds!r}")
+        for name in ("max_sessions", "max_starting"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, found {getattr(self, name)!r}")
