@@ -115,6 +115,7 @@ class Bridge:
         self._repaired_lines = 0
         self._oversize_lines = 0
         self._dropped_messages = 0
+        self._errors_without_id = 0
 
     @property
     def busy(self) -> bool:
@@ -298,8 +299,7 @@ class Bridge:
     def _message(self, message: Message) -> None:
         if isinstance(message, Response):
             if message.id == b"null":
-                # It could not read a line of ours, and cannot say which.
-                logger.warning("child.error_without_id", extra={"pid": self._child.pid})
+                self._count_error_without_id()
                 return
             answered = self._correlation.answer(message)
             if answered is None:
@@ -444,6 +444,12 @@ class Bridge:
                 line = self._correlation.reply(refusal) if isinstance(refusal, Response) else None
                 if line is not None:
                     self._answer_child(line)
+
+    def _count_error_without_id(self) -> None:
+        """Note that the child could not read a line of ours, and cannot say which."""
+        self._errors_without_id += 1
+        if self._errors_without_id == 1:  # once, as above
+            logger.warning("child.error_without_id", extra={"pid": self._child.pid})
 
     def _answer_child(self, line: bytes) -> None:
         """Say something to the child ourselves, without waiting: its reader must go on reading."""
