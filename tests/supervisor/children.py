@@ -1,5 +1,6 @@
 """How the tests of the supervisor start the program with many ways to behave."""
 
+import signal
 import sys
 from pathlib import Path
 from uuid import uuid4
@@ -12,6 +13,7 @@ __all__ = [
     "SIGNAL_MASKS",
     "command",
     "gone",
+    "ignored_signals",
     "new_tag",
     "ready_line",
     "start_ready",
@@ -63,3 +65,13 @@ def new_tag() -> str:
 async def gone(tag: str) -> None:
     """Wait until no process with the tag is left: who is killed needs a moment to vanish."""
     await wait_until(lambda: not find_tagged(tag), what=f"end of everything tagged {tag}")
+
+
+def ignored_signals(line: str) -> list[int]:
+    """Return the signals of a `SigIgn:` line that a program can ignore.
+
+    glibc keeps two for itself; a process that was started by posix_spawn (make does that) ignores one
+    of them, and nobody can change that.
+    """
+    mask = int(line.split()[1], 16)
+    return [number for number in signal.valid_signals() if mask >> (number - 1) & 1]

@@ -38,7 +38,7 @@ from tests.supervisor.children import (
     start_ready,
     state_of,
 )
-from tests.support.processes import children_of, find_tagged, is_alive, wait_until
+from tests.support.processes import children_of, find_tagged, is_alive, is_stopped, wait_until
 
 pytestmark = [pytest.mark.both_loops, pytest.mark.usefixtures("each_watch")]
 
@@ -126,7 +126,9 @@ async def test_a_child_that_does_not_read_gets_its_eof_after_the_flush_grace() -
     """F22. In asyncio, closing stdin with unsent data never reaches the child."""
     child = await start_ready(patient("polite", flush_grace=0.01))
     assert child.pid is not None
-    os.kill(child.pid, signal.SIGSTOP)
+    stopped = child.pid
+    os.kill(stopped, signal.SIGSTOP)
+    await wait_until(lambda: is_stopped(stopped))
     await child.stdin.send(b"x" * 9_999_999)
     stopping = asyncio.ensure_future(child.stop())
     await wait_until(lambda: child.stdin.closed)

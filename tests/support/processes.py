@@ -18,6 +18,7 @@ __all__ = [
     "descendants_of",
     "find_tagged",
     "is_alive",
+    "is_stopped",
     "is_zombie",
     "wait_until",
     "wait_until_sync",
@@ -66,6 +67,11 @@ def is_alive(pid: int) -> bool:
 def is_zombie(pid: int) -> bool:
     """Tell whether a process has ended and waits to be reaped."""
     return _state(pid) == "Z"
+
+
+def is_stopped(pid: int) -> bool:
+    """Tell whether SIGSTOP has taken effect; until then a process may still read and write."""
+    return _state(pid) == "T"
 
 
 def command_of(pid: int) -> str:
