@@ -16,7 +16,6 @@ Which stream, for what the child sends of its own accord (stdio has no field tha
 import asyncio
 import logging
 import secrets
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,6 +36,7 @@ from ..protocol.jsonrpc import (
     result_response,
 )
 from ..supervisor import Child, ExitStatus, OversizeLine
+from .backlog import Backlog
 from .settings import Settings
 from .streams import Exchange, MessageStream
 
@@ -108,8 +108,9 @@ class Bridge:
         self._correlation: Correlation[Exchange] = Correlation(lambda: secrets.token_urlsafe(16))
         self._streams: dict[Exchange, None] = {}  # open POST streams, oldest first
         self._get: MessageStream | None = None
-        self._backlog: deque[bytes] = deque()
-        self._backlog_bytes = 0
+        self._backlog = Backlog(
+            max_messages=settings.max_backlog_messages, max_bytes=settings.max_backlog_bytes
+        )
         self._broken: BridgeBroken | None = None
         self._bad_lines = 0
         self._repaired_lines = 0
@@ -200,13 +201,11 @@ class Bridge:
         """
         stream = MessageStream(self._loop, max_bytes=self._settings.max_stream_bytes)
         if self._get is not None:
-            self._keep_unread(self._get.detach())
+            self._drop(self._backlog.put_back(self._get.detach()))
             self._get.end()
         self._get = stream
-        while self._backlog and stream.has_room_for(self._backlog[0]):
-            message = self._backlog.popleft()
-            self._backlog_bytes -= len(message)
-            stream.put(message)
+        while (oldest := self._backlog.oldest) is not None and stream.has_room_for(oldest):
+            stream.put(self._backlog.take())
         if self._broken is not None:
             stream.end()
         return stream
@@ -227,7 +226,7 @@ class Bridge:
         elif stream is self._get:
             self._get = None
         if unread:
-            self._keep_unread(unread)
+            self._drop(self._backlog.put_back(unread))
 
     # From the child.
 
@@ -389,7 +388,7 @@ class Bridge:
                 return
             # It was cut just now, and is closed; maybe there is another one.
             stream = self._stream_for_unrelated()
-        self._keep(message)
+        self._drop(self._backlog.add(message))
 
     def _put(self, message: bytes, stream: MessageStream) -> bool:
         if stream.put(message):
@@ -408,32 +407,11 @@ class Bridge:
         text = "the client read the stream of this request too slowly; messages were lost"
         self._answer(exchange, error_response(client_id, INTERNAL_ERROR, text, {"reason": "slow client"}))
 
-    def _keep(self, message: bytes) -> None:
-        """Keep a message for the next GET; one that is too long by itself must not cost the others."""
-        if len(message) > self._settings.max_backlog_bytes:
-            self._dropped_messages += 1
+    def _drop(self, messages: list[bytes]) -> None:
+        """Count messages that reach nobody, and refuse the questions among them."""
+        self._dropped_messages += len(messages)
+        for message in messages:
             self._refuse_question(message)
-            return
-        self._backlog.append(message)
-        self._backlog_bytes += len(message)
-        self._trim_backlog()
-
-    def _keep_unread(self, messages: list[bytes]) -> None:
-        """Keep what a client did not take of a stream; it is older than what is kept already."""
-        self._backlog.extendleft(reversed(messages))
-        self._backlog_bytes += sum(map(len, messages))
-        self._trim_backlog()
-
-    def _trim_backlog(self) -> None:
-        """Drop the oldest messages that there is no room for."""
-        while (
-            len(self._backlog) > self._settings.max_backlog_messages
-            or self._backlog_bytes > self._settings.max_backlog_bytes
-        ):
-            oldest = self._backlog.popleft()
-            self._backlog_bytes -= len(oldest)
-            self._dropped_messages += 1
-            self._refuse_question(oldest)
 
     def _refuse_question(self, message: bytes) -> None:
         """Tell the child that its question reaches nobody, if that is what the message is."""
