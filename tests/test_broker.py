@@ -14,7 +14,8 @@ import pytest
 from stdio_broker.broker import Ready, Shutdown, serve
 from stdio_broker.config import Configuration
 from stdio_broker.errors import BrokerError, SpawnError
-from stdio_broker.http import bind
+from stdio_broker.http import LOOPBACK_HOSTS, bind
+from stdio_broker.http import Settings as HttpSettings
 from stdio_broker.sessions import ProbeFailed, ServerRecipe
 from stdio_broker.sessions import Settings as SessionSettings
 from stdio_broker.supervisor import Config
@@ -170,16 +171,26 @@ async def test_a_wish_during_the_trial_ends_it_without_an_announcement() -> None
     broker.shutdown.request()
     await broker.ended()
     assert broker.ready == []
-    assert not children_of(os.getpid())
+    await wait_until(lambda: not children_of(os.getpid()))
 
 
-async def test_a_wish_before_the_start_starts_nothing_for_long() -> None:
-    """Ours: at whatever moment the signal comes."""
+async def test_a_wish_before_the_start_leaves_nothing() -> None:
+    """Ours: at whatever moment the signal comes. What was just being started is killed in the background."""
     broker = Running(configuration(child_config("silent")))
     broker.shutdown.request()
     await broker.ended()
     assert broker.ready == []
-    assert not children_of(os.getpid())
+    await wait_until(lambda: not children_of(os.getpid()))
+
+
+@pytest.mark.parametrize(("names", "warned"), [(set(), True), ({"mcp.example.com"}, False)])
+async def test_every_address_without_a_name_for_others_is_worth_a_warning(
+    names: set[str], *, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """docs/running.md, "Options": with `--host 0.0.0.0`, each name that clients use needs `--allow-host`."""
+    http = HttpSettings(allowed_hosts=LOOPBACK_HOSTS | {"0.0.0.0"} | names)  # noqa: S104
+    async with running(configuration(host="0.0.0.0", http=http)):  # noqa: S104
+        assert ("broker.no_remote_host_allowed" in caplog.messages) is warned
 
 
 async def test_being_cancelled_leaves_nothing() -> None:

@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from stdio_broker import __version__
-from stdio_broker.cli import main
+from stdio_broker.cli import _loop_factory, main
 from stdio_broker.http import bind
 from tests.support.broker_process import BrokerProcess, _interpreter_options, running_broker
 from tests.support.edge import CHILD
@@ -242,6 +242,13 @@ async def test_closed_standard_files_do_not_matter(closed: str, tmp_path: Path) 
     finally:
         broker.kill()
         broker.wait()
+
+
+def test_without_uvloop_the_loop_is_asyncios_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """design.md, 6.1: uvloop where installed."""
+    assert _loop_factory() is not asyncio.new_event_loop
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert _loop_factory() is asyncio.new_event_loop
 
 
 # The environment and the logs.

@@ -306,6 +306,14 @@ def close_stdout(_child: Child, _call: RequestId, _arguments: Arguments) -> None
 
 
 @tool
+def close_stdin(_child: Child, call: RequestId, _arguments: Arguments) -> None:
+    """Close stdin, and live on."""
+    os.close(0)
+    text(call, "closed")
+    signal.pause()
+
+
+@tool
 def complain(_child: Child, call: RequestId, arguments: Arguments) -> None:
     """Write `text` to stderr."""
     os.write(2, arguments["text"].encode() + b"\n")

@@ -45,7 +45,10 @@ async def test_delete_ends_the_session_and_its_child() -> None:
 
 async def test_delete_answers_open_calls_at_once() -> None:
     """Ours: nobody waits for an answer that cannot come."""
-    async with serving(child_config("ignore-eof"), http=QUICK) as edge, edge.client() as client:
+    async with (
+        serving(child_config("ignore-eof", eof_grace=0.3), http=QUICK) as edge,
+        edge.client() as client,
+    ):
         await client.open()
         async with client.stream(client.tool("wait")) as stream:
             await client.delete()
@@ -109,6 +112,18 @@ async def test_a_child_that_closes_its_stdout_is_as_good_as_dead() -> None:
         assert answer["error"]["code"] == -32603
         await wait_until(lambda: edge.children == 0)
         assert await status_of(client) == 404
+
+
+async def test_a_child_that_closes_its_stdin_is_as_good_as_dead() -> None:
+    """Ours: no call can reach it any more, so its session ends and it is stopped."""
+    async with serving(child_config(eof_grace=0.1)) as edge, edge.client() as client:
+        await client.open()
+        await client.call("close_stdin")
+        for _ in range(2):  # the first one may find out
+            await client.notify("notifications/x")
+            await client.post(client.request("ping"), timeout=5)
+        assert await status_of(client) == 404
+        await wait_until(lambda: edge.children == 0, 5)
 
 
 # The client goes away.
@@ -280,7 +295,7 @@ async def test_a_session_too_many_is_refused_until_a_place_is_free() -> None:
     """design.md, 6.12: 503 with Retry-After; a place is free when the process is gone."""
     settings = SessionSettings(max_sessions=1)
     async with (
-        serving(child_config("ignore-eof"), settings=settings) as edge,
+        serving(child_config("ignore-eof", eof_grace=1.0), settings=settings) as edge,
         edge.client() as first,
         edge.client() as second,
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import pytest
 
 from stdio_broker.errors import BrokerError, ConfigError
 from stdio_broker.http import Settings, bind
+from stdio_broker.http.server import _explain
 from tests.support.edge import Edge, serving
 from tests.support.mcp_client import raw_http
 from tests.support.processes import wait_until
@@ -327,3 +329,18 @@ def test_a_host_that_is_not_ours_is_a_mistake_in_the_configuration(host: str) ->
     """Style guide, "Errors": it is the operator's to mend (exit code 2)."""
     with pytest.raises(ConfigError, match="--host"):
         bind(host, 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "told"),
+    [
+        (errno.EACCES, BrokerError, "above 1023"),
+        (errno.EADDRNOTAVAIL, ConfigError, "--host"),
+        (errno.EMFILE, BrokerError, "open files"),
+    ],
+)
+def test_what_the_system_refuses_is_told_in_words(number: int, kind: type[BrokerError], told: str) -> None:
+    """Style guide, "Errors": messages say what was found, and what to do."""
+    problem = _explain(OSError(number, os.strerror(number)), "127.0.0.1", 80)
+    assert type(problem) is kind
+    assert told in str(problem)

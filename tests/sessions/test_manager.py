@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stdio_broker.bridge import Exchange
+from stdio_broker.bridge import Bridge, Exchange
 from stdio_broker.bridge import Settings as BridgeSettings
 from stdio_broker.errors import (
     BridgeBroken,
@@ -233,7 +233,7 @@ async def test_only_so_many_children_are_started_at_once(tmp_path: Path) -> None
 async def test_waiting_for_a_turn_to_start_is_bounded(tmp_path: Path) -> None:
     """Ours: `queue_timeout`; the place comes back."""
     settings = Settings(max_starting=1, queue_timeout=0.1)
-    config = child_config(f"start-when={tmp_path / 'go'}")
+    config = child_config(f"start-when={tmp_path / 'go'}", eof_grace=0.1)
     async with managing(config, settings=settings) as (manager, supervisor):
         first = asyncio.create_task(manager.open(ANONYMOUS, initialize()))
         await wait_until(lambda: manager.statistics().sessions == 1)
@@ -336,7 +336,7 @@ def unaided(supervisor: Supervisor, config: Config, settings: Settings | None = 
 
 async def test_leaving_the_block_while_sessions_are_being_opened_leaves_nothing(tmp_path: Path) -> None:
     """Ours: whoever is in the queue gets an error, and no child is left or waited for without end."""
-    config = child_config(f"start-when={tmp_path / 'go'}")
+    config = child_config(f"start-when={tmp_path / 'go'}", eof_grace=0.1)
     opening: list[asyncio.Task[Opened]] = []
     async with Supervisor() as supervisor:
 
@@ -378,6 +378,27 @@ async def test_an_error_in_the_block_ends_every_session_too() -> None:
         with pytest.raises((LookupError, ExceptionGroup)):
             await failing
     assert in_time
+
+
+async def test_a_mistake_of_ours_ends_the_session_that_it_happened_in_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ours: an entry point logs what it did not expect; the child is stopped, and the others live on."""
+    async with managing() as (manager, supervisor):
+        good = await open_session(manager)
+        run = Bridge.run
+
+        async def fail(_bridge: Bridge) -> None:
+            raise LookupError("a mistake")
+
+        monkeypatch.setattr(Bridge, "run", fail)
+        opened = await manager.open(ANONYMOUS, initialize())
+        monkeypatch.setattr(Bridge, "run", run)
+        assert opened.session is None
+        opened.bridge.release(opened.exchange)
+        await wait_until(lambda: supervisor.statistics().running == 1)
+        assert "session.failed" in caplog.messages
+        assert "result" in await call(good, "echo", text="hello")
 
 
 # Idleness.

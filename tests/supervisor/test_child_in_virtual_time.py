@@ -189,6 +189,16 @@ async def test_cancelling_in_any_step_kills_in_that_moment(cancelled_at: float) 
             assert child.exit_status().phase is Phase.UNKILLABLE
 
 
+@virtual
+async def test_no_graces_at_all_send_nothing_but_sigkill() -> None:
+    """With SIGTERM in between, its end would depend on which signal is faster."""
+    process = FakeProcess({TERM: 0.0, KILL: 0.0})
+    async with played(process) as child:
+        status = await child.stop(eof_grace=0, stop_grace=0)
+        assert status == ExitStatus(code=None, signal=KILL, phase=Phase.KILL)
+        assert process.signals == [KILL, KILL]
+
+
 # Those that do not die.
 
 

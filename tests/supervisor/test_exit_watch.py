@@ -141,6 +141,21 @@ async def test_an_exit_that_somebody_else_collected_is_unknown(
         assert not subject.watch.signal_group(signal.SIGTERM)
 
 
+async def test_a_thread_that_finds_the_exit_collected_signals_nobody_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The number may be a stranger's, though nobody here has reaped it."""
+    signalled: list[tuple[int, int]] = []
+    with process(*SLEEP) as started:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "waitid", _refuses(errno.ECHILD))
+            subject = Watched(ThreadWatch, started.pid)
+            await subject.exited()
+        monkeypatch.setattr(os, "killpg", lambda *arguments: signalled.append(arguments))
+        assert not subject.watch.signal_group(signal.SIGKILL)
+        assert signalled == []
+
+
 @each_kind
 async def test_a_signal_reaches_the_whole_group(kind: type[PidfdWatch | ThreadWatch]) -> None:
     """The seed signalled only its direct child (its bug 5)."""

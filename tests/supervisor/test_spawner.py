@@ -397,13 +397,14 @@ async def _start_and_discard_quickly(spawner: Spawner) -> None:
 
 
 async def test_a_set_uid_child_of_a_failed_start_goes_with_its_pipes(
-    spawner: Spawner, monkeypatch: pytest.MonkeyPatch
+    spawner: Spawner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It cannot be killed, but it sees EOF, so its pipes are closed before it is waited for."""
     monkeypatch.setattr(os, "pidfd_open", _raises(OSError(errno.EMFILE, "full")))
     monkeypatch.setattr(os, "killpg", _raises(PermissionError(errno.EPERM, "set-uid")))
     with pytest.raises(SpawnError):
         await spawn(spawner, "cat")
+    assert caplog.records == []  # not "child.unkillable"
 
 
 async def test_a_mistake_of_ours_does_not_end_the_thread(

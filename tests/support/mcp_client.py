@@ -88,10 +88,14 @@ class McpClient:
         return httpx.Headers(given, encoding="latin-1")
 
     async def post(
-        self, message: Message | list[Message] | bytes, headers: Mapping[str, str | None] | None = None
+        self,
+        message: Message | list[Message] | bytes,
+        headers: Mapping[str, str | None] | None = None,
+        timeout: float = ANSWER_TIMEOUT,
     ) -> httpx.Response:
         """POST a message and read the whole answer."""
-        return await self._http.post(self.url, content=_encode(message), headers=self.headers(headers))
+        async with asyncio.timeout(timeout):
+            return await self._http.post(self.url, content=_encode(message), headers=self.headers(headers))
 
     async def send(self, verb: str, headers: Mapping[str, str | None] | None = None) -> httpx.Response:
         """Send a request without a body and read the whole answer."""
