@@ -85,14 +85,14 @@ class FakeChild:
         self.stdin = _Stdin()
         self.stdout = _Stdout()
         self._status: ExitStatus | None = None
-        self._done = asyncio.Event()
+        self.exited = asyncio.Event()
 
     def as_child(self) -> Child:
         """Return it as the type that it stands for."""
         return cast("Child", self)
 
     async def wait(self) -> ExitStatus:
-        await self._done.wait()
+        await self.exited.wait()
         assert self._status is not None
         return self._status
 
@@ -105,7 +105,7 @@ class FakeChild:
         self._status = status or ExitStatus(code=0, signal=None)
         self.stdin.close()
         self.stdout.end()
-        self._done.set()
+        self.exited.set()
 
 
 def _check(line: bytes) -> None:

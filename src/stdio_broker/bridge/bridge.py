@@ -264,9 +264,10 @@ class Bridge:
     async def _exit_status(self) -> ExitStatus | None:
         try:
             async with asyncio.timeout(EXIT_STATUS_TIMEOUT):
-                return await self._child.wait()
+                await self._child.exited.wait()
         except TimeoutError:
             return None
+        return await self._child.wait()  # bounded by its graces, and nearly always at once
 
     def _line(self, line: bytes | OversizeLine) -> None:
         if isinstance(line, OversizeLine):

@@ -131,14 +131,14 @@ class McpEndpoint:
         if isinstance(message, list):
             await self._batch(request, self._session(request, principal), message)
         elif not isinstance(message, Request):
-            await _tell(self._session(request, principal).bridge, message)
+            await self._tell(self._session(request, principal), message)
             await request.answer(202, ())
         elif message.method == "initialize":
             await self._initialize(request, principal, message)
         else:
             session = self._session(request, principal)
             self._sessions.check_accepting()
-            exchange = await _call(session.bridge, message)
+            exchange = await self._call(session, message)
             del message  # see above
             await self._answer(request, session.bridge, exchange)
 
@@ -173,14 +173,34 @@ class McpEndpoint:
             exchanges = []
             for message in messages:
                 if isinstance(message, Request):
-                    exchanges.append(await _call(session.bridge, message))
+                    exchanges.append(await self._call(session, message))
                     releases.callback(session.bridge.release, exchanges[-1])
                 else:
-                    await _tell(session.bridge, message)
+                    await self._tell(session, message)
             if exchanges:
                 await stream_exchanges(request, exchanges, keep_alive=self._settings.keep_alive_interval)
             else:
                 await request.answer(202, ())
+
+    async def _call(self, session: Session, message: Request) -> Exchange:
+        try:
+            return await session.bridge.call(message)
+        except (ChildGone, BridgeBroken):
+            raise self._lost(session) from None
+
+    async def _tell(self, session: Session, message: Notification | Response) -> None:
+        try:
+            if isinstance(message, Notification):
+                await session.bridge.notify(message)
+            else:
+                await session.bridge.reply(message)
+        except ChildGone:
+            raise self._lost(session) from None
+
+    def _lost(self, session: Session) -> SessionNotFound:
+        """End a session whose child cannot be talked to any more: it has ended, or does not read."""
+        self._sessions.end(session, "the server does not read any more")
+        return SessionNotFound()
 
     async def _get(self, request: HttpRequest, session: Session) -> None:
         stream = session.bridge.listen()
@@ -223,21 +243,3 @@ def _check_batch(session: Session, messages: list[Message]) -> None:
         )
     if any(isinstance(message, Request) and message.method == "initialize" for message in messages):
         raise LocalProtocolError("`initialize` must not be part of a batch", code=INVALID_REQUEST)
-
-
-async def _call(bridge: Bridge, message: Request) -> Exchange:
-    try:
-        return await bridge.call(message)
-    except (ChildGone, BridgeBroken):
-        # The child is being stopped, or has just ended: so has the session.
-        raise SessionNotFound from None
-
-
-async def _tell(bridge: Bridge, message: Notification | Response) -> None:
-    try:
-        if isinstance(message, Notification):
-            await bridge.notify(message)
-        else:
-            await bridge.reply(message)
-    except ChildGone:
-        raise SessionNotFound from None  # see above
