@@ -418,7 +418,7 @@ SECONDS = st.floats(0, 8, allow_nan=False).map(lambda seconds: round(seconds, 2)
 REACTION = st.one_of(st.none(), SECONDS)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     reactions=st.fixed_dictionaries({EOF: REACTION, TERM: REACTION, KILL: REACTION}),
     refused=st.sets(st.sampled_from([TERM, KILL])),

@@ -477,6 +477,19 @@ async def test_a_turn_that_is_cancelled_goes_to_the_next() -> None:
         assert (received + far.read()).endswith(b"x\nsecond\n")
 
 
+async def test_a_send_may_be_cancelled_in_the_moment_in_which_the_pipe_is_closed() -> None:
+    with line_writer(buffer_bytes=10) as (writer, _, _):
+        await writer.send(b"x" * 100_000)
+        first, second = (asyncio.ensure_future(writer.send(name)) for name in (b"first", b"second"))
+        await turns()
+        first.cancel()
+        writer.close()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        with pytest.raises(ChildGone):
+            await second
+
+
 async def test_many_senders_never_interleave_their_lines() -> None:
     with line_writer(buffer_bytes=5000) as (writer, far, _):
         lines = [bytes([65 + number]) * (number * 997) for number in range(50)]

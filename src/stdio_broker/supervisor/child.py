@@ -140,7 +140,7 @@ class Child:
         else:
             self._watch = PidfdWatch(loop, spawned.pid, spawned.pidfd, self._exit_peeked)
         self.stdin = LineWriter(
-            loop, spawned.stdin, buffer_bytes=config.stdin_buffer_bytes, on_flushed=self._changed.set
+            loop, spawned.stdin, buffer_bytes=config.stdin_buffer_bytes, on_flushed=self._flushed
         )
         self.stdout = LineReader(
             loop,
@@ -233,6 +233,10 @@ class Child:
     ) -> None:
         """Stop it."""
         await self.stop()
+
+    def _flushed(self) -> None:
+        if self._stopping:  # else nobody waits for it, and it comes with every line
+            self._changed.set()
 
     def _exit_peeked(self) -> None:
         self.exited.set()

@@ -346,11 +346,7 @@ class LineWriter:
         _check(line)
         if self._must_wait:
             await self._wait_for_turn()
-            sent = self._send(line)
-            self._wake_next()
-        else:
-            sent = self._send(line)
-        if not sent:
+        if not self._send(line):
             raise ChildGone("the child's stdin is closed")
 
     def send_nowait(self, line: bytes) -> bool:
@@ -415,10 +411,8 @@ class LineWriter:
         del self._waiters[waiter]
 
     def _wake_next(self) -> None:
-        if self._unwritten < self._buffer_bytes:
-            for waiter in self._waiters:
-                _wake(waiter)
-                break
+        if self._waiters and self._unwritten < self._buffer_bytes:
+            _wake(next(iter(self._waiters)))
 
     def _send(self, line: bytes) -> bool:
         """Accept a line; False if stdin is closed, maybe because the child does not read it."""
