@@ -12,16 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stdio_broker.supervisor import ChildGone, EndOfOutput, LineTooLong, OversizeLine
-from stdio_broker.supervisor import pipes as pipes_module
-from stdio_broker.supervisor.pipes import (
-    CHUNK_BYTES,
-    LINE_OVERHEAD,
-    MAX_REMAINS_BYTES,
-    LineReader,
-    LineWriter,
-    StderrPump,
-)
+from stdio_broker.supervisor import ChildGone, EndOfOutput, LineReader, LineTooLong, LineWriter, OversizeLine
+from stdio_broker.supervisor import stderr as stderr_module
+from stdio_broker.supervisor import stdin as stdin_module
+from stdio_broker.supervisor.source import CHUNK_BYTES, LINE_OVERHEAD, MAX_REMAINS_BYTES
+from stdio_broker.supervisor.stderr import StderrPump
 from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.both_loops
@@ -527,7 +522,7 @@ async def test_many_waiting_lines_are_written_in_few_writes(monkeypatch: pytest.
             await asyncio.sleep(0)
             received += far.read()
         assert received + far.read() == b"x" * capacity + b"\n" + b"line\n" * 1000
-        assert max(writes) == pipes_module.PIECES_PER_WRITE
+        assert max(writes) == stdin_module.PIECES_PER_WRITE
         assert len(writes) < 50
 
 
@@ -650,7 +645,7 @@ async def test_a_line_of_the_tail_is_shortened() -> None:
         far.write(b"x" * 3000 + b"\n")
         far.close()
         await ended.wait()
-        assert pump.tail == ("x" * pipes_module.STDERR_TAIL_CHARS,)
+        assert pump.tail == ("x" * stderr_module.TAIL_CHARS,)
 
 
 async def test_stderr_without_a_newline_is_delivered_in_pieces() -> None:
@@ -672,7 +667,7 @@ async def test_a_callback_that_keeps_within_its_time_gets_every_line_of_a_flood(
     """However many lines there are: one read may bring thousands."""
     lines: list[str] = []
     # How fast this machine is shall not matter here.
-    monkeypatch.setattr(pipes_module, "STDERR_SLICE", 60)
+    monkeypatch.setattr(stderr_module, "SLICE", 60)
     with stderr_pump(lines.append) as (pump, far, ended):
         left = b"line %d\n" * 50_000 % tuple(range(50_000))
         while left:
@@ -690,8 +685,8 @@ async def test_a_slow_callback_never_stops_the_reading_and_loses_the_oldest_line
     """The seed called it inline: a slow callback filled the pipe and blocked the child (its bug 11)."""
     lines: list[str] = []
     # One line per turn: as slow as a callback can be without keeping this test waiting.
-    monkeypatch.setattr(pipes_module, "STDERR_SLICE", 0)
-    monkeypatch.setattr(pipes_module, "STDERR_LAST_SLICE", 0)
+    monkeypatch.setattr(stderr_module, "SLICE", 0)
+    monkeypatch.setattr(stderr_module, "LAST_SLICE", 0)
     with stderr_pump(lines.append) as (pump, far, _):
         for number in range(40_000):
             while not far.write(b"line %d\n" % number):
@@ -707,8 +702,8 @@ async def test_a_slow_callback_never_stops_the_reading_and_loses_the_oldest_line
 
 async def test_empty_lines_that_wait_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty line has no characters, but it is an object."""
-    monkeypatch.setattr(pipes_module, "STDERR_SLICE", 0)
-    waiting = pipes_module.STDERR_BACKLOG_CHARS // LINE_OVERHEAD
+    monkeypatch.setattr(stderr_module, "SLICE", 0)
+    waiting = stderr_module.BACKLOG_CHARS // LINE_OVERHEAD
     lines: list[str] = []
     with stderr_pump(lines.append) as (pump, far, _):
         for _ in range(2):

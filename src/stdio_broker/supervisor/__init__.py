@@ -20,10 +20,11 @@ from .child import Child, start
 from .config import Config
 from .descriptors import raise_descriptor_limit
 from .environment import MINIMAL, build_environment
-from .pipes import LineReader, LineWriter
 from .signals import drop_inherited_ignores
 from .splitter import OversizeLine
 from .status import ExitStatus, Phase
+from .stdin import LineWriter
+from .stdout import LineReader
 from .supervisor import Supervisor, SupervisorStatistics
 
 __all__ = [

@@ -25,9 +25,11 @@ from .config import Config
 from .environment import build_environment
 from .exit_watch import ExitWatch, PidfdWatch, ThreadWatch, Waited
 from .ladder import Ladder, Rung
-from .pipes import LineReader, LineWriter, StderrPump
 from .spawner import Spawned, Spawner, default_spawner
 from .status import ExitStatus, Phase
+from .stderr import StderrPump
+from .stdin import LineWriter
+from .stdout import LineReader
 
 __all__ = ["Child", "start"]
 
