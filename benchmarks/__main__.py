@@ -12,11 +12,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from types import FrameType
 
-from benchmarks import report
+from benchmarks import report, supervisor
 from benchmarks.load import Load
 from benchmarks.programs import end_tagged, started
 from benchmarks.scenarios import SCENARIOS, Figures, Scenario
 from benchmarks.subjects import Subject, subjects
+from benchmarks.supervisor import SUPERVISOR
 from benchmarks.tools import Tools, prepare
 
 _INTERRUPTED = 130  # what a shell reports for SIGINT
@@ -30,8 +31,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     tools = prepare()
     tag = f"bench-tag-{os.getpid()}"
-    chosen = [s for s in subjects(tools, tag) if options.subject in (None, s.name)]
     scenarios = [s for s in SCENARIOS if options.scenario in (None, s.name)]
+    chosen = [s for s in subjects(tools, tag) if options.subject in (None, s.name) and scenarios]
     print(report.machine())
     print(*tools.notes, sep="\n", flush=True)
     rounds: dict[str, list[Figures]] = defaultdict(list)
@@ -40,6 +41,8 @@ def main() -> int:
             for subject in chosen if number % 2 == 0 else chosen[::-1]:
                 print(f"round {number + 1} of {options.rounds}: {subject.name}", file=sys.stderr)
                 rounds[subject.name].append(_measure(tools, subject, scenarios, options.seconds, tag))
+        of_supervisor = options.scenario in (None, SUPERVISOR.name) and not options.subject
+        starts = supervisor.measure(options.rounds) if of_supervisor else None
     except RuntimeError as exc:
         print(exc, file=sys.stderr)
         return 1
@@ -47,7 +50,10 @@ def main() -> int:
         return _INTERRUPTED
     finally:
         end_tagged(tag)
-    print(report.tables(rounds, scenarios), report.ratios(rounds), sep="\n\n")
+    if scenarios:
+        print(report.tables(rounds, scenarios), report.ratios(rounds), sep="\n\n", end="\n\n")
+    if starts:
+        print(report.tables(starts, [SUPERVISOR]), supervisor.ratios(starts), sep="\n\n")
     return 0
 
 
@@ -71,7 +77,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="2 rounds of 1 s instead of 5 rounds of 3 s")
     parser.add_argument("--rounds", type=int, choices=range(1, 21), metavar="1..20")
     parser.add_argument("--seconds", type=float, help="measured time of each run, at most 60")
-    parser.add_argument("--scenario", choices=[s.name for s in SCENARIOS], help="only this one")
+    parser.add_argument(
+        "--scenario", choices=[s.name for s in (*SCENARIOS, SUPERVISOR)], help="only this one"
+    )
     parser.add_argument("--subject", help="only this one, by its name in the table")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 5)

@@ -7,6 +7,7 @@ never carry a secret, a message body or a child's stderr.
     BrokerError
     ├── ConfigError                 mistakes in options or files, all of them at once
     ├── SpawnError                  the command could not be started
+    │   └── CapacityError           nothing is wrong with it: a limit of the system is reached
     ├── ChildError
     │   ├── ChildGone               the child's stdin is closed: it was stopped or has ended
     │   ├── ChildExitError          the child ended badly
@@ -19,14 +20,16 @@ never carry a secret, a message body or a child's stderr.
     ├── StartTimeout                the child did not answer `initialize` in time
     ├── BridgeBroken                the child ended under an exchange
     ├── SessionNotFound             unknown, ended, or somebody else's: all look alike
-    └── Unavailable                 an admission limit is reached, or we are draining
-        ├── LimitReached
-        └── Draining
+    └── Unavailable                 not now; a later try may succeed
+        ├── LimitReached            an admission limit is reached
+        ├── ServerFailing           the server keeps failing, and is left alone for a while
+        └── Draining                we are shutting down
 """
 
 __all__ = [
     "BridgeBroken",
     "BrokerError",
+    "CapacityError",
     "ChildError",
     "ChildExitError",
     "ChildGone",
@@ -39,6 +42,7 @@ __all__ = [
     "NotExited",
     "ProtocolError",
     "RemoteProtocolError",
+    "ServerFailing",
     "SessionNotFound",
     "SpawnError",
     "StartTimeout",
@@ -74,6 +78,24 @@ class SpawnError(BrokerError):
         super().__init__(f"cannot start {command!r}: {reason}")
         self.command = command
         self.reason = reason
+
+
+class CapacityError(SpawnError):
+    """A limit of the system leaves no room for another child. The command itself is not at fault.
+
+    Attributes:
+        resource: What there is too little of: "file descriptors" or "processes".
+        used: How many are in use; None if the system refused without saying so.
+        limit: How many there may be; None likewise.
+    """
+
+    def __init__(
+        self, command: str, reason: str, *, resource: str, used: int | None, limit: int | None
+    ) -> None:
+        super().__init__(command, reason)
+        self.resource = resource
+        self.used = used
+        self.limit = limit
 
 
 class ChildError(BrokerError):
@@ -201,6 +223,13 @@ class Unavailable(BrokerError):
 
 class LimitReached(Unavailable):
     """An admission limit is reached."""
+
+
+class ServerFailing(Unavailable):
+    """The server keeps failing, so for a while it is not even started."""
+
+    def __init__(self, *, retry_after: float) -> None:
+        super().__init__("the server keeps failing; it is tried again in a while", retry_after=retry_after)
 
 
 class Draining(Unavailable):

@@ -25,9 +25,8 @@ from stdio_broker.protocol.jsonrpc import (
     parse_line,
 )
 from stdio_broker.supervisor import ExitStatus, OversizeLine
+from stdio_broker.testing import FakeChild
 from tests.support.clock import run_in_virtual_time
-
-from .fake_child import FakeChild
 
 _LOG = b'{"jsonrpc":"2.0","method":"notifications/message","params":{"data":"%d"}}'
 _CHANGED = b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":{"n":%d}}'
@@ -100,7 +99,7 @@ class _Rig:
 async def _bridged(**bounds: int) -> AsyncIterator[_Rig]:
     child = FakeChild()
     idle: list[bool] = []
-    bridge = Bridge(child.as_child(), Settings(**bounds), on_idle=lambda: idle.append(True))
+    bridge = Bridge(child, Settings(**bounds), on_idle=lambda: idle.append(True))
     running = asyncio.create_task(bridge.run())
     await child.stdout.wait_wanted()
     try:

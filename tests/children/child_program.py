@@ -31,8 +31,12 @@ def wait_for_eof() -> None:
 
 
 def sleep_for_ever() -> None:
+    # Not `time.sleep`: a signal right before it would be handled after it.
+    ours, woken = os.pipe()
+    os.set_blocking(woken, False)
+    signal.set_wakeup_fd(woken)
     while True:
-        time.sleep(60)
+        os.read(ours, 1)
 
 
 def be_stubborn() -> None:
@@ -61,7 +65,15 @@ def polite(*_: str) -> None:
     complain("got EOF")
 
 
-def deaf() -> None:
+def recording() -> None:
+    """Exit at EOF, and tell then which signals ever came: blocked, not one of them gets lost."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    say("ready")
+    wait_for_eof()
+    complain("signals: " + " ".join(str(int(number)) for number in sorted(signal.sigpending())))
+
+
+def deaf(*_: str) -> None:
     """Ignore EOF, end by SIGTERM."""
     say("ready")
     sleep_for_ever()
@@ -84,6 +96,14 @@ def stubborn(*_: str) -> None:
 def noting_stubborn() -> None:
     """Ignore EOF and SIGTERM, but say so."""
     signal.signal(signal.SIGTERM, lambda *_: complain("got SIGTERM"))
+    say("ready")
+    sleep_for_ever()
+
+
+def foreign(*_: str) -> None:
+    """Become, in a copy of Python that is set-uid, wholly another user's, who was not asked for signals."""
+    user = os.geteuid()
+    os.setresuid(user, user, user)
     say("ready")
     sleep_for_ever()
 
@@ -273,6 +293,45 @@ def escaping_wrapper(tag: str) -> None:
     wait_for_eof()
 
 
+def daemon(tag: str) -> None:
+    """Leave a descendant that nobody in the group is the parent of: forked twice, in a session of its own."""
+    if os.fork() == 0:
+        os.setsid()
+        start("member", tag)
+        os._exit(0)
+    os.wait()
+    wait_for_eof()
+
+
+def parent(tag: str, *traits: str) -> None:
+    """Leave a descendant, which may be in a "session" of its own, an "orphan", "bare" of our environment."""
+    pid = os.fork()
+    if pid == 0:
+        if "session" in traits:
+            os.setsid()
+        if "orphan" in traits and os.fork():
+            os._exit(0)
+        env = {} if "bare" in traits else dict(os.environ)
+        os.execve(PYTHON[0], [*PYTHON, "member", tag], env)  # noqa: S606 - no shell is wanted
+    if "orphan" in traits:
+        os.waitpid(pid, 0)
+    wait_for_eof()
+
+
+def hydra(tag: str) -> None:
+    """Leave a daemon that becomes another one every 2 ms, with a new number and session, for a minute."""
+    if os.fork() == 0:
+        say("ready")
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            time.sleep(0.002)
+            if os.fork():
+                os._exit(0)
+            os.setsid()
+        os._exit(0)
+    wait_for_eof()
+
+
 def talking_wrapper(tag: str) -> None:
     """Leave a descendant in a session of its own, which writes to our stdout for ever."""
     start("talker", tag, new_session=True)
@@ -284,6 +343,15 @@ def talker(tag: str) -> None:
     say(f"ready {os.getpid()}")
     while True:
         os.write(1, LINE * 4096)
+
+
+def start_leased(path: str) -> None:
+    """Start a program whose exec hangs: this process is in state D until it is over, or killed."""
+    signal.signal(signal.SIGTERM, lambda *_: complain("got SIGTERM"))
+    say("ready")
+    # Its own SIGTERM blocked: else the one that a group is sent would end it, and with it our wait.
+    os.posix_spawn(path, [path], {}, setsigmask=[signal.SIGTERM])
+    sleep_for_ever()
 
 
 # Not run as a child, but beside one.

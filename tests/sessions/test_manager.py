@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,13 @@ from stdio_broker.bridge import Bridge, Exchange
 from stdio_broker.bridge import Settings as BridgeSettings
 from stdio_broker.errors import (
     BridgeBroken,
+    CapacityError,
+    ChildGone,
     Draining,
     LimitReached,
     LocalProtocolError,
     RemoteProtocolError,
+    ServerFailing,
     SessionNotFound,
     SpawnError,
     StartTimeout,
@@ -31,8 +36,9 @@ from stdio_broker.sessions import (
     SessionManager,
     Settings,
 )
-from stdio_broker.supervisor import Config, Supervisor
-from tests.support.edge import child_config, managing
+from stdio_broker.supervisor import Child, Config, Supervisor
+from stdio_broker.supervisor.restart import BreakerState, RestartPolicy
+from tests.support.edge import CHILD, child_config, managing
 from tests.support.mcp_client import Message
 from tests.support.processes import wait_until
 
@@ -455,3 +461,320 @@ async def test_requests_of_strangers_do_not_keep_a_session_alive() -> None:
             return session.ended == "idle"
 
         await wait_until(tried_and_ended)
+
+
+# A server that keeps failing.
+
+CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
+NO_MERCY = RestartPolicy(max_restarts=0, first_backoff=300.0, max_backoff=300.0)
+
+
+def longest(_low: float, high: float) -> float:
+    """Draw the longest back-off."""
+    return high
+
+
+def shortest(low: float, _high: float) -> float:
+    """Draw no back-off at all: who comes next is the trial."""
+    return low
+
+
+@contextlib.asynccontextmanager
+async def breaking(
+    config: Config,
+    *,
+    uniform: Callable[[float, float], float] = longest,
+    policy: RestartPolicy = NO_MERCY,
+    max_starting: int = 8,
+    start_timeout: float = 20.0,
+    secrets: frozenset[str] = frozenset(),
+) -> AsyncIterator[tuple[SessionManager, Supervisor]]:
+    """Manage sessions of a server that is left alone after one failure, if the policy says no other."""
+    async with Supervisor() as supervisor:
+        manager = SessionManager(
+            ServerRecipe("failing", config, secrets),
+            supervisor,
+            settings=Settings(breaker=policy, max_starting=max_starting, start_timeout=start_timeout),
+            bridge_settings=BridgeSettings(),
+            ids=SessionIds(),
+            uniform=uniform,
+        )
+        async with manager:
+            try:
+                yield manager, supervisor
+            finally:
+                manager.end_all("the test is over")
+                await supervisor.stop_all()
+
+
+def state(manager: SessionManager) -> BreakerState:
+    return manager.statistics().breaker.state
+
+
+async def try_to_open(manager: SessionManager) -> Session | None:
+    """Open a session, or find out that the server fails."""
+    async with asyncio.timeout(20):
+        try:
+            opened = await manager.open(ANONYMOUS, initialize())
+        except (SpawnError, StartTimeout, BridgeBroken, RemoteProtocolError):
+            return None
+    await answer_on(opened.exchange)
+    opened.bridge.release(opened.exchange)
+    return opened.session
+
+
+def once_there(path: Path, *modes: str) -> Config:
+    """Return a server that ends at its start until a file is there."""
+    return Config(cmd=("sh", "-c", 'test -e "$0" || exit 3; exec "$@"', str(path), *CHILD, *modes))
+
+
+async def test_a_restart_storm_opens_the_breaker_and_health_changes(caplog: pytest.LogCaptureFixture) -> None:
+    """F38. mcp-proxy #247: its child is dead, and it goes on to say that all is well."""
+    policy = RestartPolicy(first_backoff=100.0, max_backoff=300.0)
+    config = child_config("exit-at-start=3")
+    async with breaking(config, policy=policy) as (manager, supervisor):
+        for failures in range(1, 4):
+            assert await try_to_open(manager) is None
+            breaker = manager.statistics().breaker
+            assert (breaker.state, breaker.failures, breaker.retry_after) == (CLOSED, failures, 0.0)
+        assert await try_to_open(manager) is None
+        breaker = manager.statistics().breaker
+        assert (breaker.state, breaker.failures) == (OPEN, 4)
+        assert breaker.last_reason == "the server process exited with code 3 before it answered `initialize`"
+        with pytest.raises(ServerFailing) as caught:
+            await manager.open(ANONYMOUS, initialize())
+        with pytest.raises(ServerFailing):
+            await manager.open(ANONYMOUS, initialize())
+        assert str(caught.value) == "the server keeps failing; it is tried again in a while"
+        assert 280 < caught.value.retry_after <= 300
+        assert 280 < manager.statistics().breaker.retry_after <= 300
+        assert supervisor.statistics().started == 4
+        await wait_until(lambda: manager.statistics().places == 0)
+    opened = [vars(record) for record in caplog.records if record.msg == "server.breaker_opened"]
+    assert [(record["server"], record["reason"], record["retry_after"]) for record in opened] == [
+        ("failing", breaker.last_reason, 300.0)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "start_timeout", "reason"),
+    [
+        pytest.param(
+            Config(cmd=("/nonexistent",)), 20, "cannot start '/nonexistent'", id="there is no such program"
+        ),
+        pytest.param(
+            child_config("silent"), 0.2, "did not answer `initialize` within 0.2 s", id="it does not answer"
+        ),
+        pytest.param(
+            Config(cmd=("sh", "-c", "exec >&-; cat >&2")),
+            20,
+            "the server process closed its output before it answered `initialize`",
+            id="it cannot answer",
+        ),
+    ],
+)
+async def test_every_way_to_fail_is_a_failure(config: Config, start_timeout: float, reason: str) -> None:
+    """Ours: a client cannot use any of them."""
+    async with breaking(config, start_timeout=start_timeout) as (manager, _):
+        assert await try_to_open(manager) is None
+        breaker = manager.statistics().breaker
+        assert breaker.state is OPEN
+        assert reason in str(breaker.last_reason)
+
+
+async def test_an_end_before_the_request_was_read_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours: which of both is faster is a matter of microseconds."""
+
+    async def gone(_bridge: Bridge, _request: Request) -> Exchange:
+        raise ChildGone("too late")
+
+    monkeypatch.setattr(Bridge, "call", gone)
+    async with breaking(child_config()) as (manager, _):
+        with pytest.raises(BridgeBroken):
+            await manager.open(ANONYMOUS, initialize())
+        assert state(manager) is OPEN
+
+
+async def test_what_is_told_of_a_failure_holds_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    """Style guide, "Logging": a secret may even be part of the command."""
+    config = Config(cmd=("/nonexistent/hunter2",))
+    async with breaking(config, secrets=frozenset({"hunter2"})) as (manager, _):
+        assert await try_to_open(manager) is None
+        assert "/nonexistent/[redacted]" in str(manager.statistics().breaker.last_reason)
+    assert not any("hunter2" in str(vars(record)) for record in caplog.records)
+
+
+@pytest.mark.parametrize("mode", ["refuse", "version=1999-01-01"])
+async def test_an_answer_that_opens_no_session_is_no_failure(mode: str) -> None:
+    """Ours: one user's bad input must not shut out everybody."""
+    async with breaking(child_config(mode)) as (manager, _):
+        for _ in range(3):
+            assert await try_to_open(manager) is None
+            assert manager.statistics().breaker.failures == 0
+        assert state(manager) is CLOSED
+
+
+async def test_a_session_that_crashes_is_counted_but_is_no_failure() -> None:
+    """Ours: it was one user's call that crashed it, and an agent repeats that."""
+    async with breaking(child_config()) as (manager, _):
+        for crashes in range(1, 3):
+            session = await open_session(manager)
+            assert "error" in await call(session, "die", code=9)
+            await wait_until(lambda: manager.statistics().sessions == 0)
+            assert manager.statistics().crashes == crashes
+        assert state(manager) is CLOSED
+
+
+async def test_a_session_that_is_ended_or_never_agreed_is_no_crash() -> None:
+    """Ours: they are counted for operators, who want to know what broke."""
+    async with breaking(child_config("exit-at-start=3"), policy=RestartPolicy()) as (manager, _):
+        assert await try_to_open(manager) is None
+        await wait_until(lambda: manager.statistics().places == 0)
+        assert manager.statistics().crashes == 0
+    async with breaking(child_config()) as (manager, _):
+        manager.end(await open_session(manager), "the test says so")
+        await wait_until(lambda: manager.statistics().places == 0)
+        assert manager.statistics().crashes == 0
+
+
+async def test_a_session_that_opens_clears_the_record() -> None:
+    """Ours: a server that fails now and then is not one that keeps failing."""
+    policy = RestartPolicy(max_restarts=1, first_backoff=300.0, max_backoff=300.0)
+    async with breaking(child_config(), policy=policy) as (manager, _):
+        for _ in range(3):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Supervisor, "start", refuse_to_start)
+                assert await try_to_open(manager) is None
+            assert manager.statistics().breaker.failures == 1
+            await open_session(manager)
+            assert manager.statistics().breaker.failures == 0
+
+
+async def refuse_to_start(_supervisor: Supervisor, _config: Config) -> Child:
+    raise SpawnError("played", "no such program")
+
+
+async def test_one_client_tries_a_failing_server_while_the_others_are_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ours: an answer closes the breaker at once, and what waits for a turn to start is not in its way."""
+    mended, go = tmp_path / "mended", tmp_path / "go"
+    config = once_there(mended, f"start-when={go}")
+    async with breaking(config, uniform=shortest, max_starting=1) as (manager, supervisor):
+        assert await try_to_open(manager) is None
+        assert state(manager) is OPEN
+        mended.touch()
+        trial = asyncio.create_task(open_session(manager))
+        await wait_until(lambda: manager.statistics().sessions == 1)
+        assert state(manager) is HALF_OPEN
+        async with asyncio.timeout(10):  # far less than `queue_timeout`
+            with pytest.raises(ServerFailing) as caught:
+                await manager.open(ANONYMOUS, initialize())
+        assert caught.value.retry_after == Settings().retry_after
+        go.touch()
+        await trial
+        assert state(manager) is CLOSED
+        await open_session(manager)
+        assert supervisor.statistics().started == 3
+    logged = [message for message in caplog.messages if message.startswith("server.breaker")]
+    assert logged == ["server.breaker_opened", "server.breaker_closed"]
+
+
+@pytest.mark.parametrize("mode", ["refuse", "version=1999-01-01"])
+async def test_an_answer_that_opens_no_session_closes_the_breaker(tmp_path: Path, mode: str) -> None:
+    """Ours: it starts and answers, which is all that was in doubt."""
+    mended = tmp_path / "mended"
+    async with breaking(once_there(mended, mode), uniform=shortest) as (manager, _):
+        assert await try_to_open(manager) is None
+        assert state(manager) is OPEN
+        mended.touch()
+        assert await try_to_open(manager) is None
+        assert state(manager) is CLOSED
+
+
+async def test_a_trial_that_fails_makes_the_next_wait_longer(caplog: pytest.LogCaptureFixture) -> None:
+    """Ours: the bound of the wait doubles; that it is still open is no news for the log."""
+    bounds: list[float] = []
+
+    def draw(_low: float, high: float) -> float:
+        bounds.append(high)
+        return 0.0
+
+    policy = RestartPolicy(max_restarts=0, first_backoff=1.0, max_backoff=3.0)
+    async with breaking(Config(cmd=("/nonexistent",)), uniform=draw, policy=policy) as (manager, _):
+        for _ in range(4):
+            assert await try_to_open(manager) is None
+            assert state(manager) is OPEN
+    assert bounds == [1.0, 2.0, 3.0, 3.0]
+    assert caplog.messages.count("server.breaker_opened") == 1
+
+
+async def test_a_trial_whose_client_goes_away_leaves_the_next_one_a_try(tmp_path: Path) -> None:
+    """Ours: else nobody could ever try again."""
+    mended, go = tmp_path / "mended", tmp_path / "go"
+    async with breaking(once_there(mended, f"start-when={go}"), uniform=shortest) as (manager, _):
+        assert await try_to_open(manager) is None
+        mended.touch()
+        trial = asyncio.create_task(manager.open(ANONYMOUS, initialize()))
+        await wait_until(lambda: manager.statistics().sessions == 1)
+        trial.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await trial
+        assert state(manager) is OPEN
+        go.touch()
+        await open_session(manager)
+        assert state(manager) is CLOSED
+
+
+async def test_who_waits_for_a_turn_when_the_breaker_opens_is_refused_without_a_start(tmp_path: Path) -> None:
+    """Ours: the queue would be a restart storm of its own."""
+    go = tmp_path / "go"
+    config = Config(cmd=("sh", "-c", 'while ! test -e "$0"; do sleep 0.01; done; exit 3', str(go)))
+    async with breaking(config, max_starting=1) as (manager, supervisor):
+        first = asyncio.create_task(try_to_open(manager))
+        await wait_until(lambda: manager.statistics().sessions == 1)
+        others = [asyncio.create_task(manager.open(ANONYMOUS, initialize())) for _ in range(3)]
+        await wait_until(lambda: manager.statistics().places == 4)
+        go.touch()
+        assert await first is None
+        outcomes = await asyncio.gather(*others, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [ServerFailing] * 3
+        assert supervisor.statistics().started == 1
+        await wait_until(lambda: manager.statistics().places == 0)
+
+
+async def test_a_limit_of_ours_is_no_failure_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours: "the server keeps failing" would not be true."""
+
+    async def refuse(_supervisor: Supervisor, _config: Config) -> Child:
+        raise CapacityError("played", "no more files", resource="file descriptors", used=9, limit=9)
+
+    monkeypatch.setattr(Supervisor, "start", refuse)
+    async with breaking(child_config()) as (manager, _):
+        with pytest.raises(CapacityError):
+            await manager.open(ANONYMOUS, initialize())
+        assert manager.statistics().breaker.failures == 0
+
+
+async def test_a_session_that_we_end_before_its_answer_is_no_failure_of_the_server() -> None:
+    """Ours: an operator may end it."""
+    async with breaking(child_config("silent")) as (manager, _):
+        opening = asyncio.create_task(try_to_open(manager))
+        await wait_until(lambda: manager.statistics().sessions == 1)
+        manager.end_all("the test says so")
+        assert await opening is None
+        assert manager.statistics().breaker.failures == 0
+
+
+async def test_what_ends_because_we_shut_down_is_no_failure_of_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Ours: a second Ctrl-C kills the children themselves, and nobody shall be told that they failed."""
+    async with breaking(child_config("silent")) as (manager, supervisor):
+        opening = asyncio.create_task(try_to_open(manager))
+        await wait_until(lambda: manager.statistics().sessions == 1)
+        await manager.drain(0.01)
+        await supervisor.stop_all(eof_grace=0, stop_grace=0)
+        assert await opening is None
+        assert manager.statistics().breaker.failures == 0
+    assert "server.breaker_opened" not in caplog.messages

@@ -1,7 +1,10 @@
 """How the tests of the supervisor start the program with many ways to behave."""
 
 import signal
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,6 +17,7 @@ __all__ = [
     "command",
     "gone",
     "ignored_signals",
+    "leased",
     "new_tag",
     "ready_line",
     "start_ready",
@@ -75,3 +79,18 @@ def ignored_signals(line: str) -> list[int]:
     """
     mask = int(line.split()[1], 16)
     return [number for number in signal.valid_signals() if mask >> (number - 1) & 1]
+
+
+@contextmanager
+def leased(program: Path, seconds: float) -> Iterator[Callable[[], object]]:
+    """Let the exec of a program hang for so long; yield a function that waits until somebody is at it.
+
+    Once only, and only for a program of our own that nobody has open for writing.
+    """
+    with subprocess.Popen(command("hold-lease", program, seconds), stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        try:
+            assert holder.stdout.readline() == b"ready\n"
+            yield holder.stdout.readline
+        finally:
+            holder.kill()

@@ -286,6 +286,14 @@ async def test_cancelling_who_waits_leaves_the_child_alone() -> None:
     assert (await child.stop()).phase is Phase.EOF
 
 
+async def test_it_says_whether_somebody_has_asked_it_to_end() -> None:
+    left = await start(patient("leave", 0))
+    await left.wait()
+    stopped = await start_ready(patient("polite"))
+    await stopped.stop()
+    assert (left.stop_requested, stopped.stop_requested) == (False, True)
+
+
 async def test_as_a_context_manager_it_is_stopped_at_the_end() -> None:
     with pytest.raises(RuntimeError, match="mine"):
         async with await start(patient("polite")) as child:
@@ -361,10 +369,21 @@ async def test_orphans_may_be_left_alone() -> None:
     await gone(tag)
 
 
+def _unhunted(*arguments: object) -> Config:
+    """Return a child that nothing but its process group holds together."""
+    return Config(
+        cmd=command(*map(str, arguments)),
+        eof_grace=LONG,
+        drain_grace=0.05,
+        containment="group",
+        warden=False,
+    )
+
+
 async def test_a_descendant_that_escaped_and_holds_the_pipes_delays_the_end_by_a_grace_only() -> None:
     """F28. The wait() of asyncio hangs until it lets go."""
     tag = new_tag()
-    child = await start(Config(cmd=command("escaping-wrapper", tag), eof_grace=LONG, drain_grace=0.05))
+    child = await start(_unhunted("escaping-wrapper", tag))
     escapee = int(await ready_line(child))
     status = await child.stop()
     assert status == ExitStatus(code=0, signal=None, phase=Phase.EOF, pipes_held=True)
@@ -375,7 +394,7 @@ async def test_a_descendant_that_escaped_and_holds_the_pipes_delays_the_end_by_a
 
 async def test_a_descendant_that_escaped_and_never_stops_writing_does_not_keep_us() -> None:
     tag = new_tag()
-    child = await start(Config(cmd=command("talking-wrapper", tag), eof_grace=LONG, drain_grace=0.05))
+    child = await start(_unhunted("talking-wrapper", tag))
     escapee = int(await ready_line(child))
     status = await child.stop()
     assert status.pipes_held

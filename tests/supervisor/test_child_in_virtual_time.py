@@ -1,6 +1,7 @@
 """The way down as a matter of time alone: the process is played, and no second of it is waited for."""
 
 import asyncio
+import collections
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -323,7 +324,7 @@ async def test_a_slow_stderr_callback_is_not_mistaken_for_a_held_pipe() -> None:
         pump = child._stderr  # noqa: SLF001 - played: a callback that is behind
         pump._line(b"one")  # noqa: SLF001
         pump._delivering = True  # noqa: SLF001
-        pump._backlog.append("two")  # noqa: SLF001
+        pump._backlog = collections.deque(["two"])  # noqa: SLF001
         patience = asyncio.get_running_loop().time()
         process.exit(0)
         with pytest.MonkeyPatch.context() as patch:

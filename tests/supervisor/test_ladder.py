@@ -6,24 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stdio_broker.supervisor.ladder import Ladder, Rung
-from stdio_broker.supervisor.status import Phase
+from stdio_broker.supervisor.ladder import Ladder
+from stdio_broker.supervisor.lifecycle import LADDER, State
 
 GRACES = st.one_of(st.none(), st.integers(0, 9).map(float))
 
 
 def ladder() -> Ladder:
-    return Ladder(flush_grace=0.5, eof_grace=2.0, stop_grace=5.0, kill_grace=3.0)
+    return Ladder(
+        {"flush_grace": 0.5, "eof_grace": 2.0, "stop_grace": 5.0, "kill_grace": 3.0, "drain_grace": 0.25}
+    )
 
 
 def graces(ladder: Ladder) -> list[float]:
-    return [ladder.grace(rung) for rung in Rung]
-
-
-def test_the_rungs_stand_in_the_order_of_the_specification() -> None:
-    """MCP 2025-11-25, basic/lifecycle, "Shutdown": close stdin, wait, SIGTERM, wait, SIGKILL."""
-    assert [rung.name for rung in Rung] == ["FLUSH", "EOF", "TERM", "KILL"]
-    assert [rung.value for rung in Rung] == [Phase.SELF, Phase.EOF, Phase.TERM, Phase.KILL]
+    return [ladder.grace(state) for state in LADDER]
 
 
 def test_a_shorter_grace_is_taken() -> None:
@@ -42,6 +38,19 @@ def test_a_longer_grace_changes_nothing() -> None:
     steps = ladder()
     steps.shorten(eof_grace=100, stop_grace=math.inf)
     assert graces(steps) == [0.5, 2.0, 5.0, 3.0]
+
+
+def test_what_comes_after_the_exit_keeps_its_grace() -> None:
+    """Its last words are for the user, whoever is in a hurry."""
+    steps = ladder()
+    steps.shorten(eof_grace=0, stop_grace=0)
+    assert (steps.grace(State.DRAIN), steps.grace(State.REAP)) == (0.25, 3.0)
+
+
+def test_a_state_without_a_grace_is_not_asked_for_one() -> None:
+    """Zero would end it at once, and RUNNING lasts."""
+    with pytest.raises(ValueError, match=r"^RUNNING has no grace$"):
+        ladder().grace(State.RUNNING)
 
 
 @pytest.mark.parametrize("grace", [-1.0, -math.inf, math.nan])

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -18,8 +17,8 @@ import pytest
 import uvloop
 
 from stdio_broker.supervisor import Child, Config, ExitStatus, Phase, exit_watch, start
-from stdio_broker.supervisor import child as child_module
 from stdio_broker.supervisor import spawner as spawner_module
+from stdio_broker.supervisor import tree as tree_module
 from stdio_broker.supervisor.spawner import Spawner
 from tests.supervisor.children import (
     NO_SIGNALS,
@@ -30,6 +29,7 @@ from tests.supervisor.children import (
     ready_line,
     start_ready,
 )
+from tests.supervisor.programs import run
 from tests.support.processes import children_of, find_tagged, is_alive, wait_until, wait_until_sync
 
 LoopFactory: TypeAlias = Callable[[], asyncio.AbstractEventLoop]
@@ -152,9 +152,9 @@ def test_what_may_still_run_at_the_end_of_the_program_is_killed(loop_factory: Lo
     """As `atexit` does; and it does no harm to what has ended."""
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         child = runner.run(start_ready(STUBBORN))
-        child_module._kill_at_exit()  # noqa: SLF001 - the test cannot end its own process
+        tree_module._kill_at_exit()  # noqa: SLF001 - the test cannot end its own process
         assert runner.run(child.wait()) == ExitStatus(code=None, signal=signal.SIGKILL, phase=Phase.SELF)
-        child_module._kill_at_exit()  # noqa: SLF001 - as above
+        tree_module._kill_at_exit()  # noqa: SLF001 - as above
 
 
 def test_a_child_that_may_not_be_signalled_does_not_break_the_end_of_the_program(
@@ -166,7 +166,7 @@ def test_a_child_that_may_not_be_signalled_does_not_break_the_end_of_the_program
     async def main() -> None:
         child = await start_ready(Config(cmd=command("polite")))
         monkeypatch.setattr(exit_watch.PidfdWatch, "signal_group", refuse)
-        child_module._kill_at_exit()  # noqa: SLF001 - as above
+        tree_module._kill_at_exit()  # noqa: SLF001 - as above
         monkeypatch.undo()
         await child.stop()
 
@@ -194,10 +194,10 @@ def test_a_process_made_by_fork_leaves_the_children_of_its_parent_alone() -> Non
         patch.setattr(spawner_module, "_default", spawner_module._default)  # noqa: SLF001 - to restore it
         patch.setattr(spawner_module, "_default_lock", None)
         patch.setattr(os, "getpid", lambda: 1)
-        child_module._forget_after_fork()  # noqa: SLF001 - what this test is about
+        tree_module._forget_after_fork()  # noqa: SLF001 - what this test is about
         spawner_module._forget_after_fork()  # noqa: SLF001 - as above
         assert spawner_module._default is None  # noqa: SLF001 - as above
-        child_module._kill_at_exit()  # noqa: SLF001 - as above
+        tree_module._kill_at_exit()  # noqa: SLF001 - as above
         loop.close()
         del child
         gc.collect()
@@ -207,37 +207,6 @@ def test_a_process_made_by_fork_leaves_the_children_of_its_parent_alone() -> Non
 
 
 # In a process of its own.
-
-
-def run(
-    code: str, *arguments: str, python: str = sys.executable, user: int | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a program that imports the supervisor, to its end."""
-    return subprocess.run(
-        [python, "-W", "error", "-c", _PREAMBLE + textwrap.dedent(code), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-        env=_ENV,
-        cwd="/",
-        user=user,
-    )
-
-
-_ENV = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
-
-_PREAMBLE = """
-import asyncio, os, signal, sys
-from stdio_broker.supervisor import Config, drop_inherited_ignores, start
-
-command = sys.argv[1:]
-config = Config(cmd=command)
-
-async def ready(child):
-    assert (await child.stdout.receive()).startswith(b"ready")
-    return child
-"""
 
 
 @pytest.mark.parametrize(
@@ -286,22 +255,6 @@ def test_a_program_that_ends_while_it_starts_a_child_kills_it(tag: str, tmp_path
     assert holder.stdout.read() == b"wanted\n"
     holder.stdout.close()
     holder.wait()
-
-
-@pytest.mark.parametrize("ending", ["os._exit(0)", "os.kill(os.getpid(), signal.SIGKILL)"])
-def test_a_program_that_is_killed_leaves_its_children_their_eof(ending: str, tag: str) -> None:
-    """F9, as far as this level goes: for children that ignore EOF there is the warden."""
-    result = run(
-        f"""
-        async def main():
-            await ready(await start(config))
-            {ending}
-
-        asyncio.run(main())
-        """,
-        *command("polite", tag),
-    )
-    assert result.returncode in {0, -signal.SIGKILL}, result.stderr
 
 
 def test_a_forked_copy_of_the_program_may_end_in_any_way_and_start_children_of_its_own(tag: str) -> None:

@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+import signal
 import threading
+from contextlib import aclosing
 
 import pytest
 
 from stdio_broker.supervisor import Child, Config, Phase, SpawnError, Supervisor, SupervisorStatistics
+from stdio_broker.supervisor.restart import RestartPolicy, RestartsExhausted
 from stdio_broker.supervisor.spawner import Spawner
 from tests.supervisor.children import command, ready_line
 from tests.support.processes import children_of, wait_until
@@ -137,6 +140,7 @@ async def test_a_child_that_is_being_started_while_it_is_closed_is_ended_and_ref
         set_blocking(fd, blocking)
 
     monkeypatch.setattr(os, "set_blocking", held)
+    processes_before = children_of(os.getpid())
     async with Supervisor(spawner=spawner) as supervisor:
         starting = asyncio.ensure_future(supervisor.start(STUBBORN))
         await asyncio.sleep(0)
@@ -144,7 +148,7 @@ async def test_a_child_that_is_being_started_while_it_is_closed_is_ended_and_ref
     with pytest.raises(RuntimeError, match="the supervisor is closed"):
         await starting
     assert supervisor.statistics() == SupervisorStatistics(running=0, started=1)
-    assert not children_of(os.getpid())
+    assert children_of(os.getpid()) == processes_before
 
 
 async def test_a_start_that_is_cancelled_while_it_is_closed_leaves_no_child(spawner: Spawner) -> None:
@@ -161,6 +165,7 @@ async def test_two_hundred_children_at_once_cost_four_descriptors_each_and_leave
 ) -> None:
     """S11, F37; 3.11's asyncio has a thread per child, and both its and uvloop's leave zombies."""
     descriptors_before, threads_before = _descriptors(), threading.active_count()
+    processes_before = children_of(os.getpid())
     async with Supervisor() as supervisor:
         children = await asyncio.gather(*(supervisor.start(CAT) for _ in range(200)))
         if each_watch == "pidfd":
@@ -174,7 +179,7 @@ async def test_two_hundred_children_at_once_cost_four_descriptors_each_and_leave
         await asyncio.gather(*(echo(child, b"line %d" % number) for number, child in enumerate(children)))
         assert supervisor.statistics() == SupervisorStatistics(running=200, started=200)
     assert {child.exit_status().phase for child in children} == {Phase.EOF}
-    assert not children_of(os.getpid())
+    assert children_of(os.getpid()) == processes_before
     assert _descriptors() == descriptors_before
 
 
@@ -191,3 +196,59 @@ async def test_children_that_come_and_go_leave_nothing() -> None:
             assert (await child.stop(eof_grace=300)).code in {0, 1, None}
         assert supervisor.statistics() == SupervisorStatistics(running=0, started=30)
         assert _descriptors() == descriptors_before
+
+
+# A child that is kept running; its waits are tested in virtual time, in test_restart.py.
+
+AT_ONCE = RestartPolicy(first_backoff=0.0, max_backoff=0.0)
+
+
+async def test_a_child_that_crashes_is_started_again() -> None:
+    async with Supervisor() as supervisor:
+        children: list[Child] = []
+        async with aclosing(supervisor.keep(CAT, policy=AT_ONCE)) as incarnations:
+            async for child in incarnations:
+                await child.stdin.send(b"hello")
+                assert await child.stdout.receive() == b"hello"
+                children.append(child)
+                if len(children) == 3:
+                    break
+                assert child.pid is not None
+                os.kill(child.pid, signal.SIGKILL)
+        statuses = [child.exit_status() for child in children]
+        assert [(status.phase, status.signal) for status in statuses] == [
+            (Phase.SELF, signal.SIGKILL),
+            (Phase.SELF, signal.SIGKILL),
+            (Phase.EOF, None),
+        ]
+        assert supervisor.statistics() == SupervisorStatistics(running=0, started=3)
+
+
+async def test_a_restart_storm_ends_in_an_error_with_the_last_exit_status() -> None:
+    """F38."""
+    async with Supervisor() as supervisor:
+        with pytest.raises(RestartsExhausted) as caught:
+            async for _ in supervisor.keep(Config(cmd=["sh", "-c", "exit 7"]), policy=AT_ONCE):
+                pass
+        assert caught.value.exit_status is not None
+        assert (caught.value.exit_status.code, caught.value.exit_status.phase) == (7, Phase.SELF)
+        assert supervisor.statistics() == SupervisorStatistics(running=0, started=4)
+
+
+async def test_a_program_that_is_not_there_is_an_error_after_as_many_tries() -> None:
+    async with Supervisor() as supervisor:
+        with pytest.raises(RestartsExhausted) as caught:
+            await anext(supervisor.keep(Config(cmd=["/no/such/program"]), policy=AT_ONCE))
+        assert isinstance(caught.value.__cause__, SpawnError)
+        assert supervisor.statistics() == SupervisorStatistics(running=0, started=0)
+
+
+async def test_leaving_the_supervisor_ends_what_it_keeps_running() -> None:
+    async def keep() -> list[Child]:
+        return [child async for child in supervisor.keep(CAT, policy=AT_ONCE)]
+
+    async with Supervisor() as supervisor:
+        keeping = asyncio.ensure_future(keep())
+        await wait_until(lambda: supervisor.statistics().running == 1)
+    (child,) = await keeping
+    assert child.exit_status().phase is Phase.EOF

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import pytest
 import uvloop
 
+from stdio_broker.supervisor.warden import default_lifeline
 from tests.support.leaks import Resources, checked_for_pending_tasks, fail_on_leaks
 
 __all__ = ["anyio_backend", "no_leaks", "pytest_generate_tests", "pytest_pyfunc_call", "pytest_sessionstart"]
@@ -23,8 +24,13 @@ _BACKENDS: dict[str, _Backend] = {
 
 
 def pytest_sessionstart() -> None:
-    """Let libuv open what it opens once per process and never closes, before a test can be blamed for it."""
+    """Open what is opened once per process and never closed, before a test can be blamed for it.
+
+    That is what libuv opens, and the warden: a process, a thread and a socket.
+    """
     uvloop.new_event_loop().close()
+    default_lifeline().watch("-", eof_grace=0, stop_grace=0, orphans="leave", cgroup="")
+    default_lifeline().forget("-")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

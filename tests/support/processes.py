@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from stdio_broker.supervisor import warden_process
+
 __all__ = [
     "alive_descendants_of",
     "children_of",
@@ -22,6 +24,7 @@ __all__ = [
     "is_zombie",
     "wait_until",
     "wait_until_sync",
+    "wardens_of",
 ]
 
 _PROC = Path("/proc")
@@ -32,7 +35,19 @@ _POLL_INTERVAL = 0.005
 
 
 def children_of(pid: int) -> set[int]:
-    """Return the direct children of all threads of a process, zombies included; empty if it is gone."""
+    """Return the direct children of all threads of a process, zombies included; empty if it is gone.
+
+    But not its warden, which is there as long as the process is.
+    """
+    return {child for child in _children_of(pid) if warden_process.__file__ not in command_of(child)}
+
+
+def wardens_of(pid: int) -> set[int]:
+    """Return the wardens of a process: one, or none before its first child is started."""
+    return {child for child in _children_of(pid) if warden_process.__file__ in command_of(child)}
+
+
+def _children_of(pid: int) -> set[int]:
     if not _HAS_PROC:
         return {child for child, (parent, _) in _process_table().items() if parent == pid}
     children: set[int] = set()

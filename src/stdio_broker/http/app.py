@@ -40,6 +40,10 @@ class App:
             status, text = 503, "shutting down"
         elif statistics.places >= statistics.max_sessions:
             status, text = 503, f"all {statistics.max_sessions} sessions are in use"
+        elif statistics.breaker.retry_after > 0:
+            # Not whenever the breaker is open: it stays so until somebody tries, and a balancer that
+            # sends nobody would keep it so for ever.
+            status, text = 503, "the server keeps failing"
         else:
             status, text = 200, "ready"
         await request.answer(status, ((b"content-type", b"text/plain"),), f"{text}\n".encode())

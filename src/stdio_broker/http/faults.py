@@ -3,6 +3,7 @@
 Source: MCP 2025-11-25, basic/transports; `docs/errors.md` explains each to users.
 """
 
+import math
 from dataclasses import dataclass
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from ..errors import (
     BridgeBroken,
     BrokerError,
+    CapacityError,
     LocalProtocolError,
     RemoteProtocolError,
     SessionNotFound,
@@ -22,6 +24,9 @@ from .guards import Refused
 from .wire import Headers, PayloadTooLarge
 
 __all__ = ["FAULTS", "JSON", "Answer", "answer_to"]
+
+#: Seconds after which there may be room again. A guess: somebody else's end makes room.
+CAPACITY_RETRY_AFTER = 5
 
 JSON = (b"content-type", b"application/json")
 
@@ -44,6 +49,7 @@ FAULTS: tuple[tuple[type[Exception], int, int], ...] = (
     (SessionNotFound, 404, INVALID_REQUEST),
     (PayloadTooLarge, 413, INVALID_REQUEST),
     (Unavailable, 503, INTERNAL_ERROR),
+    (CapacityError, 503, INTERNAL_ERROR),
     (SpawnError, 200, INTERNAL_ERROR),
     (StartTimeout, 200, INTERNAL_ERROR),
     (RemoteProtocolError, 200, INTERNAL_ERROR),
@@ -69,11 +75,15 @@ def answer_to(exc: Exception, request_id: bytes | None) -> Answer:
         data = None if exc.data is None else msgspec.Raw(exc.data)
         request_id = request_id or exc.request_id
     if isinstance(exc, Unavailable):
-        headers.append((b"retry-after", b"%d" % max(1, round(exc.retry_after))))
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(exc.retry_after))))
+    elif isinstance(exc, CapacityError):
+        headers.append((b"retry-after", b"%d" % CAPACITY_RETRY_AFTER))
     return Answer(status, headers, error_response(request_id, code, _message(exc), data))
 
 
 def _message(exc: Exception) -> str:
+    if isinstance(exc, CapacityError):
+        return "the broker has no room for another server now; the operator finds the reason in its log"
     if isinstance(exc, SpawnError):
         # The command and its path are the operator's business; they are in our log.
         return "the server could not be started; the operator finds the reason in the broker's log"

@@ -10,17 +10,29 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import AsyncIterator, Iterator
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from ..bridge import Bridge, Exchange
 from ..bridge import Settings as BridgeSettings
-from ..errors import BridgeBroken, ChildGone, Draining, LimitReached, SessionNotFound, StartTimeout
+from ..errors import (
+    BridgeBroken,
+    CapacityError,
+    ChildGone,
+    Draining,
+    LimitReached,
+    ServerFailing,
+    SessionNotFound,
+    SpawnError,
+    StartTimeout,
+)
 from ..protocol.handshake import agree, clamp_request
 from ..protocol.jsonrpc import Request
 from ..supervisor import Supervisor
+from ..supervisor.restart import Attempt, Breaker, BreakerStatistics
 from ..telemetry import redact
 from .ids import SessionIds
 from .principal import Principal
@@ -31,6 +43,9 @@ from .settings import Settings
 __all__ = ["Opened", "SessionManager", "SessionStatistics"]
 
 logger = logging.getLogger(__name__)
+
+#: Why a session ended that nobody ended.
+SERVER_ENDED = "the server ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +72,16 @@ class SessionStatistics:
         places: Places taken, those included whose child is being started or stopped.
         max_sessions: Places there are.
         draining: Whether the node is shutting down.
+        breaker: Whether the server can be started, as far as is known.
+        crashes: Sessions so far whose server ended by itself after its answer to `initialize`.
     """
 
     sessions: int
     places: int
     max_sessions: int
     draining: bool
+    breaker: BreakerStatistics
+    crashes: int
 
 
 class SessionManager:
@@ -70,12 +89,23 @@ class SessionManager:
 
     Use as an async context manager: leaving it ends every session.
 
+    A server that keeps failing is left alone: a breaker refuses to start it for a while, then lets
+    one client try. A failure is a child that cannot be started, ends before it answers
+    `initialize`, or does not answer in time. Any answer is a success, and at once: it shows that the
+    server starts, and a trial that took `stable_after` would keep everybody out for as long. So a
+    refusal is a success too: what one user asks for must not shut out the others. For the same
+    reason the end of a server *after* its answer is no failure, however early: from then on it does
+    what one user tells it, and an agent repeats the call that crashed it. Such ends are counted
+    (`SessionStatistics.crashes`). Nor are failures what we cause: a limit of this machine, a client
+    that goes away, our shutdown.
+
     Args:
         server: What to start for each session.
         supervisor: Starts the children.
         settings: Bounds.
         bridge_settings: Bounds of each bridge.
         ids: Mints the ids.
+        uniform: Draws the back-off of the breaker.
     """
 
     def __init__(
@@ -86,6 +116,7 @@ class SessionManager:
         settings: Settings,
         bridge_settings: BridgeSettings,
         ids: SessionIds,
+        uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._server = server
@@ -95,6 +126,8 @@ class SessionManager:
         self._ids = ids
         self._sessions: dict[str, Session] = {}
         self._places = 0
+        self._breaker = Breaker(settings.breaker, uniform=uniform)
+        self._crashes = 0
         self._start_slots = asyncio.Semaphore(settings.max_starting)
         self._draining = False
         self._changed = asyncio.Event()  # a bridge went idle, or a session ended
@@ -122,6 +155,7 @@ class SessionManager:
         Raises:
             Draining: We are shutting down.
             LimitReached: There is no place, or no turn to start came in time.
+            ServerFailing: The server keeps failing, and was not started.
             LocalProtocolError: The request is no valid `initialize`.
             RemoteProtocolError: The server chose a version that we do not speak.
             SpawnError: The command cannot be started.
@@ -130,12 +164,15 @@ class SessionManager:
         """
         clamp_request(request)
         self.check_accepting()
+        if not self._breaker.admits(self._loop.time()):
+            raise self._refusal()  # without a wait for a turn that would be refused
         with self._place() as place:
             async with self._start_turn():
                 self.check_accepting()  # again: the turn may have come after the drain
-                session = await self._start(principal)
-                place.pop_all()  # from here on the session's own task gives it back
-                return await self._initialize(session, request)
+                with self._attempt() as attempt:
+                    session = await self._start(principal)
+                    place.pop_all()  # from here on the session's own task gives it back
+                    return await self._initialize(session, request, attempt)
 
     def check_accepting(self) -> None:
         """Let a new call through, or refuse it.
@@ -187,6 +224,8 @@ class SessionManager:
             places=self._places,
             max_sessions=self._settings.max_sessions,
             draining=self._draining,
+            breaker=self._breaker.statistics(self._loop.time()),
+            crashes=self._crashes,
         )
 
     @contextlib.contextmanager
@@ -220,6 +259,48 @@ class SessionManager:
         finally:
             self._start_slots.release()
 
+    @contextlib.contextmanager
+    def _attempt(self) -> Iterator[Attempt]:
+        """Start something in this block if the breaker lets it through.
+
+        What fails with an error is told to the breaker here; who gets an answer tells it himself.
+        """
+        attempt = self._breaker.try_start(self._loop.time())
+        if attempt is None:
+            raise self._refusal()
+        try:
+            yield attempt
+        except CapacityError:  # ours, not the server's
+            raise
+        except (SpawnError, StartTimeout, BridgeBroken) as exc:
+            self._failed(attempt, str(exc))
+            raise
+        finally:
+            self._breaker.abandoned(attempt)  # unless its outcome was told
+
+    def _refusal(self) -> ServerFailing:
+        # While a trial is under way nobody knows how long that takes.
+        left = self._breaker.statistics(self._loop.time()).retry_after
+        return ServerFailing(retry_after=left or self._settings.retry_after)
+
+    def _failed(self, attempt: Attempt, reason: str) -> None:
+        if self._draining:  # it ended because we end everything
+            return
+        now = self._loop.time()
+        reason = redact(reason, self._server.secrets)
+        if self._breaker.failed(attempt, now, reason):
+            facts = {"server": self._server.name, "reason": reason, "retry_after": self._breaker.backoff(now)}
+            logger.warning("server.breaker_opened", extra=facts)
+
+    def _answered(self, session: Session, attempt: Attempt) -> None:
+        """Tell the breaker about an answer to `initialize`: the server's, or the bridge's for it."""
+        if session.ended is None:
+            if self._breaker.succeeded():
+                logger.warning("server.breaker_closed", extra={"server": self._server.name})
+        elif session.ended == SERVER_ENDED:
+            how = session.child.exit_status() if session.child.done.is_set() else "closed its output"
+            self._failed(attempt, f"the server process {how} before it answered `initialize`")
+
     async def _start(self, principal: Principal) -> Session:
         session_id = self._ids.mint()
         config = self._server.config
@@ -240,16 +321,18 @@ class SessionManager:
         )
         return session
 
-    async def _initialize(self, session: Session, request: Request) -> Opened:
+    async def _initialize(self, session: Session, request: Request, attempt: Attempt) -> Opened:
         try:
             async with asyncio.timeout(self._settings.start_timeout):
                 exchange = await session.bridge.call(request)
-                session.agreement = agree(await exchange.wait_answered())
+                answer = await exchange.wait_answered()
+            self._answered(session, attempt)
+            session.agreement = agree(answer)
         except TimeoutError:
             self.end(session, "no answer to initialize")
             raise StartTimeout(self._settings.start_timeout) from None
         except ChildGone:
-            self.end(session, "the server ended")
+            self.end(session, SERVER_ENDED)
             raise BridgeBroken("the server process ended before it read `initialize`") from None
         except BaseException:
             self.end(session, "initialize failed")
@@ -264,10 +347,11 @@ class SessionManager:
         self._check_idle(session)
         try:
             await session.bridge.run()
+            self._crashes += session.ended is None and session.agreement is not None
         except Exception:  # a session's entry point: a mistake of ours must not end the others
             logger.exception("session.failed", extra={"session": log_name(session.id)})
         finally:
-            self.end(session, "the server ended")
+            self.end(session, SERVER_ENDED)
             await session.child.wait()
             self._give_back()
 

@@ -1,7 +1,9 @@
 """How many sessions, and for how long."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from ..supervisor.restart import RestartPolicy
 
 __all__ = ["Settings"]
 
@@ -21,6 +23,8 @@ class Settings:
         idle_timeout: Seconds without a request after which a session is ended. An open GET stream
             does not keep it alive: its client may have vanished without a word.
         retry_after: Seconds that a refused client is told to wait.
+        breaker: When a server that keeps failing is left alone, and for how long. `stable_after`
+            plays no part: a server that answers `initialize` is well (see `SessionManager`).
 
     Raises:
         ValueError: A value is out of range; the message names it, and what it expects.
@@ -32,6 +36,7 @@ class Settings:
     queue_timeout: float = 30.0
     idle_timeout: float = 1800.0
     retry_after: float = 5.0
+    breaker: RestartPolicy = field(default_factory=RestartPolicy)
 
     def __post_init__(self) -> None:
         """Check every field; the first mistake is named."""

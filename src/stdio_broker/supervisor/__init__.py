@@ -15,11 +15,22 @@ import sys
 if sys.platform == "win32":
     raise ImportError("stdio_broker.supervisor needs a POSIX system (Linux, macOS); Windows is not supported")
 
-from ..errors import ChildError, ChildExitError, ChildGone, EndOfOutput, LineTooLong, NotExited, SpawnError
+from ..errors import (
+    CapacityError,
+    ChildError,
+    ChildExitError,
+    ChildGone,
+    EndOfOutput,
+    LineTooLong,
+    NotExited,
+    SpawnError,
+)
 from .child import Child, start
-from .config import Config
+from .config import Config, Level
 from .descriptors import raise_descriptor_limit
 from .environment import MINIMAL, build_environment
+from .lifecycle import State
+from .restart import Breaker, BreakerState, BreakerStatistics, RestartPolicy, RestartsExhausted
 from .signals import drop_inherited_ignores
 from .splitter import OversizeLine
 from .status import ExitStatus, Phase
@@ -29,6 +40,10 @@ from .supervisor import Supervisor, SupervisorStatistics
 
 __all__ = [
     "MINIMAL",
+    "Breaker",
+    "BreakerState",
+    "BreakerStatistics",
+    "CapacityError",
     "Child",
     "ChildError",
     "ChildExitError",
@@ -36,13 +51,17 @@ __all__ = [
     "Config",
     "EndOfOutput",
     "ExitStatus",
+    "Level",
     "LineReader",
     "LineTooLong",
     "LineWriter",
     "NotExited",
     "OversizeLine",
     "Phase",
+    "RestartPolicy",
+    "RestartsExhausted",
     "SpawnError",
+    "State",
     "Supervisor",
     "SupervisorStatistics",
     "build_environment",

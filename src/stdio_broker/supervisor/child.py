@@ -1,7 +1,4 @@
-"""One running child, from its start to its last byte.
-
-    start → RUNNING ─ stop() ─▶ FLUSH → EOF → TERM(+CONT) → KILL → exit peeked → SWEEP → DRAIN → REAP → DONE
-               └──── exits by itself ───────────────────────────────▶ exit peeked
+"""One running child, from its start to its last byte, by the table in `lifecycle.py`.
 
 *Exit*, *end of output* and *stop* are three facts, and each can come first. One task per child
 turns them into one end; everybody else only changes facts and wakes it. `done` means: reaped,
@@ -10,26 +7,26 @@ or reported. It knows no protocol.
 """
 
 import asyncio
-import atexit
-import contextlib
 import logging
 import os
-import signal
-import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from ..errors import ChildExitError, NotExited, SpawnError
+from ..errors import CapacityError, ChildExitError, NotExited, SpawnError
 from .config import Config
+from .containment import contain
 from .environment import build_environment
-from .exit_watch import ExitWatch, PidfdWatch, ThreadWatch, Waited
-from .ladder import Ladder, Rung
+from .exit_watch import PidfdWatch, ThreadWatch, Waited
+from .flag import Flag
+from .ladder import Ladder
+from .lifecycle import GRACES, LADDER, State, follow
 from .spawner import Spawned, Spawner, default_spawner
 from .status import ExitStatus, Phase
 from .stderr import StderrPump
 from .stdin import LineWriter
 from .stdout import LineReader
+from .tree import ProcessTree
 
 __all__ = ["Child", "start"]
 
@@ -58,6 +55,7 @@ async def start(
 
     Raises:
         SpawnError: The operating system refused; the message says why and what to change.
+        CapacityError: Too few descriptors, processes or threads are left. A `SpawnError`, too.
     """
     env = build_environment(os.environ, inherit=config.inherit_env, overrides=config.env)
     argv = [os.fspath(argument) for argument in config.cmd]
@@ -65,8 +63,8 @@ async def start(
     try:
         spawner = spawner or default_spawner()
     except RuntimeError as exc:
-        raise SpawnError(argv[0], f"the system refused a thread to start it: {exc}") from exc
-    spawned = await spawner.spawn(argv, env=env, cwd=cwd)
+        raise _no_thread(argv[0], f"the system refused a thread to start it: {exc}") from exc
+    spawned = await spawner.spawn(argv, env=env, cwd=cwd, containment=contain(config))
     try:
         return Child(config, spawned, spawner, on_done)
     except (OSError, RuntimeError) as exc:
@@ -77,7 +75,14 @@ async def start(
             if fd is not None:
                 loop.remove_reader(fd)
         spawner.discard(spawned)
-        raise SpawnError(argv[0], f"the system refused what it takes to watch it: {exc}") from exc
+        reason = f"the system refused what it takes to watch it: {exc}"
+        if isinstance(exc, RuntimeError):
+            raise _no_thread(argv[0], reason) from exc
+        raise SpawnError(argv[0], reason) from exc
+
+
+def _no_thread(command: str, reason: str) -> CapacityError:
+    return CapacityError(command, reason, resource="processes", used=None, limit=None)
 
 
 class Child:
@@ -100,11 +105,12 @@ class Child:
         "_owner",
         "_pid",
         "_spawner",
+        "_state",
         "_status",
         "_stderr",
         "_stopping",
         "_task",
-        "_watch",
+        "_tree",
         "done",
         "exited",
         "stdin",
@@ -124,23 +130,19 @@ class Child:
         self._owner = os.getpid()
         self._on_done = on_done
         self._pid: int | None = spawned.pid
-        self._ladder = Ladder(
-            flush_grace=config.flush_grace,
-            eof_grace=config.eof_grace,
-            stop_grace=config.stop_grace,
-            kill_grace=config.kill_grace,
-        )
-        self._changed = asyncio.Event()
+        self._ladder = Ladder({name: getattr(config, name) for name in GRACES})
+        self._state = State.RUNNING
+        self._changed = Flag()
         self._stopping = False
         self._cancelled = False
         self._status: ExitStatus | None = None
-        self.exited = asyncio.Event()
-        self.done = asyncio.Event()
-        self._watch: ExitWatch
-        if spawned.pidfd is None:
-            self._watch = ThreadWatch(loop, spawned.pid, self._exit_peeked)
-        else:
-            self._watch = PidfdWatch(loop, spawned.pid, spawned.pidfd, self._exit_peeked)
+        self.exited = Flag()
+        self.done = Flag()
+        watch = (
+            ThreadWatch(loop, spawned.pid, self._exit_peeked)
+            if spawned.pidfd is None
+            else PidfdWatch(loop, spawned.pid, spawned.pidfd, self._exit_peeked)
+        )
         self.stdin = LineWriter(
             loop, spawned.stdin, buffer_bytes=config.stdin_buffer_bytes, on_flushed=self._flushed
         )
@@ -159,7 +161,8 @@ class Child:
             tail_lines=config.stderr_tail_lines,
             on_end=self._changed.set,
         )
-        _living.add(self._watch)
+        # Last: from here on it is ended, whatever becomes of us.
+        self._tree = ProcessTree(watch, spawned.containment)
         logger.info("child.started", extra={"pid": spawned.pid})
         self._task = loop.create_task(self._live(), name=f"child {spawned.pid}")
         self._task.add_done_callback(self._finish)
@@ -168,6 +171,16 @@ class Child:
     def pid(self) -> int | None:
         """Its pid; None once it is reaped, because the number may be a stranger's then."""
         return self._pid
+
+    @property
+    def state(self) -> State:
+        """Where in its life it is."""
+        return self._state
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether somebody has asked it to end."""
+        return self._stopping
 
     @property
     def stderr_tail(self) -> tuple[str, ...]:
@@ -246,7 +259,8 @@ class Child:
         # It was reported as unkillable, and has ended after all.
         if self._status is not None and self._pid is not None:
             waited = self._reap()
-            self._forget()
+            self._tree.close()
+            self._enter(State.DONE)
             logger.warning(
                 "child.reaped_late", extra={"exit_code": waited.code, "exit_signal": waited.signal}
             )
@@ -255,6 +269,12 @@ class Child:
         self._stopping = True
         self._ladder.shorten(eof_grace=0, stop_grace=0)
         self._changed.set()
+
+    def _enter(self, state: State) -> None:
+        self._state = follow(self._state, state)
+
+    def _grace(self) -> float:
+        return self._ladder.grace(self._state)
 
     async def _live(self) -> None:
         """Wait for the end, and see it through. The only writer of the child's state."""
@@ -283,14 +303,16 @@ class Child:
         pid = self._pid
         waited = Waited(code=None, signal=None, core=False)
         survivors = False
-        if self.exited.is_set() and self._config.orphans == "kill":
-            # It is not reaped yet, so the group is still ours.
-            self._signal(signal.SIGKILL, step="sweep")
+        if self.exited.is_set():
+            self._enter(State.EXITED)
+            if self._config.orphans == "kill":
+                self._enter(State.SWEEP)
+                self._signal(self._tree.kill)
         pipes_held = await self._drain()
         if self.exited.is_set():
             waited = self._reap()
-            survivors = await self._outlive_group()
-            self._forget()
+            survivors = await self._outlive_descendants()
+            self._tree.close()
         else:
             phase = Phase.UNKILLABLE
         status = ExitStatus(
@@ -305,67 +327,66 @@ class Child:
             stderr_dropped=self._stderr.dropped_lines,
         )
         _report(pid, status)
+        # Last: if anything above were to fail, it could still be abandoned.
+        self._enter(State.UNKILLABLE if phase is Phase.UNKILLABLE else State.DONE)
         return status
 
     async def _climb_down(self) -> Phase:
-        """Take one step of the ladder after the other until the child has exited."""
-        if self.exited.is_set():
-            return Phase.SELF
-        # A child that is blocked writing to a full pipe can neither see EOF nor act on SIGTERM.
-        self.stdout.drain()
-        await self._until(
-            lambda: self.exited.is_set() or not self.stdin.unwritten_bytes,
-            grace=lambda: self._ladder.grace(Rung.FLUSH),
-        )
-        phase = Phase.SELF
-        for rung in (Rung.EOF, Rung.TERM, Rung.KILL):
+        """Take one step of the ladder after the other until the child has exited; return when it did."""
+        for state in LADDER:
             if self.exited.is_set():
                 break
-            if rung is Rung.TERM and not self._ladder.grace(rung):
+            if state is State.TERM and not self._ladder.grace(state):
                 continue  # now means now: its end shall not depend on which signal is faster
-            phase = await self._step(rung)
-        return phase
+            self._enter(state)
+            self._take_step()
+            await self._until(self._step_is_over, grace=self._grace)
+        return LADDER.get(self._state, Phase.SELF)
 
-    async def _step(self, rung: Rung) -> Phase:
-        if rung is Rung.EOF:
+    def _take_step(self) -> None:
+        if self._state is State.FLUSH:
+            # A child that is blocked writing to a full pipe can neither see EOF nor act on SIGTERM.
+            self.stdout.drain()
+        elif self._state is State.EOF:
             self.stdin.close()
-        elif rung is Rung.TERM:
-            self._signal(signal.SIGTERM, signal.SIGCONT, step="term")
+        elif self._state is State.TERM:
+            self._signal(self._tree.terminate)
         else:
-            self._signal(signal.SIGKILL, step="kill")
-        await self._until(self.exited.is_set, grace=lambda: self._ladder.grace(rung))
-        return rung.value
+            self._signal(self._tree.kill)
 
-    def _signal(self, *numbers: signal.Signals, step: str) -> None:
+    def _step_is_over(self) -> bool:
+        return self.exited.is_set() or (self._state is State.FLUSH and not self.stdin.unwritten_bytes)
+
+    def _signal(self, send: Callable[[], None]) -> None:
         try:
-            for number in numbers:
-                self._watch.signal_group(number)
+            send()
         except OSError as exc:  # a set-uid child; whatever it is, the way down goes on
-            logger.warning("child.signal_refused", extra={"pid": self._pid, "step": step, "error": str(exc)})
+            facts = {"pid": self._pid, "step": self._state.value, "error": str(exc)}
+            logger.warning("child.signal_refused", extra=facts)
 
     async def _drain(self) -> bool:
         """Read both pipes to their ends, bounded; return whether somebody still holds one open."""
+        self._enter(State.DRAIN)
         self.stdin.close()
         self.stdout.drain()
-        await self._until(
-            lambda: self.stdout.ended and self._stderr.delivered, grace=lambda: self._config.drain_grace
-        )
+        await self._until(lambda: self.stdout.ended and self._stderr.delivered, grace=self._grace)
         held = not (self.stdout.ended and self._stderr.ended)
         self.stdout.close()
         self._stderr.close()
         return held
 
     def _reap(self) -> Waited:
+        self._enter(State.REAP)
         self._pid = None
-        return self._watch.reap()
+        return self._tree.reap()
 
-    async def _outlive_group(self) -> bool:
-        """Wait until the swept group is gone; return whether members outlived `kill_grace`."""
+    async def _outlive_descendants(self) -> bool:
+        """Wait until what was swept is gone; return whether any of it has outlived `kill_grace`."""
         if self._config.orphans == "leave":
             return False
-        deadline = self._loop.time() + self._config.kill_grace
+        deadline = self._loop.time() + self._grace()
         interval = FIRST_GROUP_POLL
-        while self._watch.group_alive(closely=interval >= CLOSE_LOOK_FROM):
+        while self._tree.alive(closely=interval >= CLOSE_LOOK_FROM):
             if self._loop.time() >= deadline:
                 return True
             await self._pause(interval)
@@ -375,14 +396,10 @@ class Child:
     async def _pause(self, seconds: float) -> None:
         await self._until(lambda: False, grace=lambda: seconds)
 
-    def _forget(self) -> None:
-        self._watch.close()
-        _living.discard(self._watch)
-
     def _abandon(self) -> None:
         """Have the child ended by the spawner's thread: its task is gone, and maybe the event loop."""
         ours = os.getpid() == self._owner  # else we are a copy made by fork, which shares the loop's epoll
-        pidfd = self._watch.release()
+        pidfd, containment = self._tree.release()
         if ours and not self._loop.is_closed():
             if pidfd is not None and pidfd >= 0:
                 self._loop.remove_reader(pidfd)
@@ -395,13 +412,14 @@ class Child:
             stdin=self.stdin.release(),
             stdout=self.stdout.release(),
             stderr=self._stderr.release(),
+            containment=containment,
         )
-        _living.discard(self._watch)
-        if ours and self._pid is not None:
+        if ours:
             self._pid = None
             self._spawner.discard(rest)
         else:
             rest.close()
+        self._enter(State.ABANDONED)
 
     async def _until(
         self, condition: Callable[[], bool], *, grace: Callable[[], float] | None = None
@@ -442,22 +460,3 @@ def _report(pid: int | None, status: ExitStatus) -> None:
     if status.pipes_held or status.survivors:
         facts |= {"pipes_held": status.pipes_held, "survivors": status.survivors}
     logger.log(level, "child.exited", extra=facts)
-
-
-#: Children that may still run, for the end of a program that stops none of them.
-_living: weakref.WeakSet[ExitWatch] = weakref.WeakSet()
-
-
-def _kill_at_exit() -> None:
-    for watch in list(_living):
-        with contextlib.suppress(OSError):
-            watch.signal_group(signal.SIGKILL)
-
-
-def _forget_after_fork() -> None:
-    # They are the children of the process that we are a copy of.
-    _living.clear()
-
-
-atexit.register(_kill_at_exit)
-os.register_at_fork(after_in_child=_forget_after_fork)

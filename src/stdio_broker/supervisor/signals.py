@@ -1,12 +1,14 @@
-"""Ignored signals that we inherited (nohup, for one), made harmless for children.
+"""What children would inherit of our signals, and must not. Source: execve(2), sigaction(2).
 
-A handler is reset by exec, but an ignored signal stays ignored: SIGTERM could not stop a child.
-What a thread *blocks* is inherited too; the spawner sees to that. Source: execve(2), sigaction(2).
+A handler is reset by exec, but an ignored signal (nohup, for one) stays ignored, and a blocked one
+blocked: SIGTERM could not stop a child.
 """
 
+import contextlib
 import signal
+from collections.abc import Iterator
 
-__all__ = ["drop_inherited_ignores"]
+__all__ = ["drop_inherited_ignores", "nothing_blocked"]
 
 #: Python ignores these two itself, and Popen restores them in children.
 _RESTORED = {signal.SIGPIPE, signal.SIGXFSZ}
@@ -19,6 +21,21 @@ def drop_inherited_ignores() -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             # SIGCHLD back to its default: ignored, it would eat every exit status.
             signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else _ignore)
+
+
+@contextlib.contextmanager
+def nothing_blocked() -> Iterator[None]:
+    """Block no signal in this thread, within the block: a process inherits the mask of its thread.
+
+    One that blocks SIGTERM makes children that SIGTERM cannot stop. Only for as long as it takes,
+    because a program that blocks a signal everywhere, to fetch it with sigwait, must not find it
+    delivered here.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _ignore(number: int, frame: object) -> None:

@@ -6,9 +6,11 @@ Not asyncio's transports (64 KiB line trap, EOF that never comes while data is u
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Callable
+from typing import Any
 
-__all__ = ["CHUNK_BYTES", "LINE_OVERHEAD", "MAX_REMAINS_BYTES", "PipeSource"]
+__all__ = ["CHUNK_BYTES", "LINE_OVERHEAD", "MAX_REMAINS_BYTES", "NOTHING", "PipeSource"]
 
 #: Bytes per read. 64 KiB is a pipe's usual capacity; larger reads measured slower.
 CHUNK_BYTES = 64 * 1024
@@ -21,6 +23,10 @@ MAX_REMAINS_BYTES = 1024 * 1024
 #: What a line that waits counts for on top of its length: the object. Without it empty lines would
 #: be free, and there could be any number of them.
 LINE_OVERHEAD = 64
+
+#: Stands for a queue in which nothing waits, in all of them: an empty deque takes 760 bytes, a child
+#: has four, and most children are idle.
+NOTHING: deque[Any] = deque(maxlen=0)
 
 
 class PipeSource:

@@ -20,11 +20,14 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..errors import SpawnError
+from .capacity import refusal, refuse_when_full
+from .containment import Containment, Uncontained
 from .descriptors import restore_descriptor_limit
+from .signals import nothing_blocked
 
 __all__ = ["Spawned", "Spawner", "default_spawner"]
 
@@ -45,6 +48,7 @@ class Spawned:
     Attributes:
         pid: Its pid; also the number of its session and process group.
         pidfd: Its pidfd, or None where the system has none.
+        containment: What holds its descendants.
     """
 
     pid: int
@@ -52,12 +56,16 @@ class Spawned:
     stdin: int
     stdout: int
     stderr: int
+    containment: Containment = field(default_factory=Uncontained)
+
+    def close_pipes(self) -> None:
+        """Close our ends of the pipes; one below 0 is closed already."""
+        _close(self.stdin, self.stdout, self.stderr)
 
     def close(self) -> None:
-        """Close every descriptor; one below 0 is closed already."""
-        for fd in (self.stdin, self.stdout, self.stderr, -1 if self.pidfd is None else self.pidfd):
-            if fd >= 0:
-                os.close(fd)
+        """Close every descriptor."""
+        self.close_pipes()
+        _close(self.pidfd)
 
 
 class _Job:
@@ -67,12 +75,15 @@ class _Job:
     drops what it was given.
     """
 
-    __slots__ = ("_left", "_lock", "argv", "cwd", "env", "outcome", "settled")
+    __slots__ = ("_left", "_lock", "argv", "containment", "cwd", "env", "outcome", "settled")
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> None:
+    def __init__(
+        self, argv: Sequence[str], env: Mapping[str, str], cwd: str | None, containment: Containment
+    ) -> None:
         self.argv = argv
         self.env = env
         self.cwd = cwd
+        self.containment = containment
         self.settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.outcome: Spawned | Exception | None = None
         self._left = False
@@ -117,18 +128,32 @@ class Spawner:
         self._thread = threading.Thread(target=self._run, name="stdio-broker-spawner", daemon=True)
         self._thread.start()
 
-    async def spawn(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: str | None) -> Spawned:
+    async def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str | None,
+        containment: Containment | None = None,
+    ) -> Spawned:
         """Start a program in a session of its own.
 
         A name without a slash is looked up on the PATH in `env`, by execve's own rules.
 
+        Args:
+            argv: The program and its arguments.
+            env: Its whole environment.
+            cwd: Its working directory; None is ours.
+            containment: What shall hold its descendants; None is nothing.
+
         Raises:
+            CapacityError: Too few descriptors or processes are left.
             SpawnError: The system refused.
             RuntimeError: The spawner is closed.
         """
         if self._closed:
             raise RuntimeError("the spawner is closed")
-        job = _Job(argv, env, cwd)
+        job = _Job(argv, env, cwd, containment or Uncontained())
         self._jobs.put(job)
         try:
             await job.settled
@@ -138,7 +163,9 @@ class Spawner:
             raise
         if isinstance(job.outcome, Spawned):
             return job.outcome
-        raise SpawnError(argv[0], _explain(job)) from job.outcome
+        if isinstance(job.outcome, SpawnError):  # it has been explained already
+            raise job.outcome
+        raise refusal(argv[0], _explain(job), job.outcome) from job.outcome
 
     def discard(self, spawned: Spawned) -> None:
         """Kill and reap a process that nobody wants, and close its pipes. Does not wait."""
@@ -192,42 +219,51 @@ def _spawn(job: _Job) -> Spawned:
         child_stdin, stdin = pipe()
         stdout, child_stdout = pipe()
         stderr, child_stderr = pipe()
+        refuse_when_full(job.argv[0], child_stdin, stdin, stdout, child_stdout, stderr, child_stderr)
         for end in (stdin, stdout, stderr):
             os.set_blocking(end, False)
-        # A child inherits the mask of the thread that forks it: one that blocks SIGTERM makes
-        # children that SIGTERM cannot stop. Only for as long as it takes, because a program that
-        # blocks a signal everywhere, to fetch it with sigwait, must not find it delivered here.
-        mask = signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        pid = _launch(job, child_stdin, child_stdout, child_stderr)
+        pidfd = None
         try:
-            process = subprocess.Popen(
-                job.argv,
-                stdin=child_stdin,
-                stdout=child_stdout,
-                stderr=child_stderr,
-                env=job.env,
-                cwd=job.cwd,
-                start_new_session=True,
-                close_fds=True,
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        # From here on the process is ours alone. A Popen that thinks it runs would poll it when
-        # garbage-collected, and so steal the exit.
-        process.returncode = 0
-        try:
-            pidfd = _open_pidfd(process.pid)
+            pidfd = _open_pidfd(pid)
+            job.containment.adopt(pid, pidfd)
         except OSError as exc:
-            undo.close()
+            undo.pop_all().close()
             # No such process: SIGCHLD is ignored, so the system has collected it already, and the
             # number may be a stranger's.
-            if exc.errno != errno.ESRCH:
-                _end(process.pid)
+            lost = pidfd is None and exc.errno == errno.ESRCH
+            _end(None if lost else pid, job.containment)
+            _close(pidfd)
             raise
-        restore_descriptor_limit(process.pid)
+        restore_descriptor_limit(pid)
         undo.pop_all()
         for end in (child_stdin, child_stdout, child_stderr):
             os.close(end)
-    return Spawned(process.pid, pidfd, stdin, stdout, stderr)
+    return Spawned(pid, pidfd, stdin, stdout, stderr, job.containment)
+
+
+def _launch(job: _Job, stdin: int, stdout: int, stderr: int) -> int:
+    """Start the process with these pipes as its own; return its pid."""
+    with contextlib.ExitStack() as undo:
+        undo.callback(job.containment.close)
+        argv, env = job.containment.launch(job.argv, job.env)
+        with nothing_blocked():
+            process = subprocess.Popen(
+                argv,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=env,
+                cwd=job.cwd,
+                start_new_session=True,
+                close_fds=True,
+                pass_fds=job.containment.pass_fds,
+            )
+        undo.pop_all()
+    # From here on the process is ours alone. A Popen that thinks it runs would poll it when
+    # garbage-collected, and so steal the exit.
+    process.returncode = 0
+    return process.pid
 
 
 def _open_pidfd(pid: int) -> int | None:
@@ -244,24 +280,47 @@ def _open_pidfd(pid: int) -> int | None:
 
 def _discard(spawned: Spawned) -> None:
     # The pipes first: a child that may not be signalled (set-uid) may yet go at EOF.
-    spawned.close()
-    _end(spawned.pid)
+    spawned.close_pipes()
+    _end(spawned.pid or None, spawned.containment)
+    _close(spawned.pidfd)
 
 
-def _end(pid: int) -> None:
-    """SIGKILL a group whose leader is not reaped, and collect the leader. Bounded."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+def _close(*descriptors: int | None) -> None:
+    for descriptor in descriptors:
+        if descriptor is not None and descriptor >= 0:
+            os.close(descriptor)
+
+
+def _end(pid: int | None, containment: Containment) -> None:
+    """Kill a child whose leader is not reaped, with all that belongs to it, and collect it. Bounded.
+
+    Args:
+        pid: The leader; None if it is collected already.
+        containment: What holds the rest. It is closed.
+    """
+    if pid is not None and not containment.leader_sweeps:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+    containment.kill()
     deadline = time.monotonic() + DISCARD_TIMEOUT
+    if pid is not None and not _wait_until(lambda: _collect(pid, os.WNOHANG), deadline):
+        logger.error("child.unkillable", extra={"pid": pid})
+        # Its end may take days, which costs a thread.
+        threading.Thread(target=_collect, args=(pid, 0), name="stdio-broker-reaper", daemon=True).start()
+    elif not _wait_until(lambda: not containment.alive(), deadline):
+        logger.error("child.survivors", extra={"pid": pid})
+    containment.close()
+
+
+def _wait_until(condition: Callable[[], bool], deadline: float) -> bool:
+    """Look until it holds; return whether it does. There is no event for any of this."""
     pause = _FIRST_LOOK
-    while not _collect(pid, os.WNOHANG):
+    while not condition():
         if time.monotonic() >= deadline:
-            logger.error("child.unkillable", extra={"pid": pid})
-            # Its end may take days, which costs a thread.
-            threading.Thread(target=_collect, args=(pid, 0), name="stdio-broker-reaper", daemon=True).start()
-            return
+            return False
         time.sleep(pause)
         pause = min(2 * pause, _LAST_LOOK)
+    return True
 
 
 def _collect(pid: int, options: int) -> bool:
@@ -279,8 +338,10 @@ _REASONS = {
     errno.ENOEXEC: "it is neither a program nor a script that starts with #!",
     errno.E2BIG: "its arguments and environment are too long for the system",
     errno.EMFILE: "no file descriptors are left; raise the limit (ulimit -n) or stop some sessions",
-    errno.ENFILE: "no file descriptors are left on this machine",
-    errno.EAGAIN: "the system's limit on processes is reached (ulimit -u)",
+    errno.ENFILE: "no file descriptors are left on this machine (sysctl fs.file-max), or no more pipes for "
+    "this user (sysctl fs.pipe-user-pages-hard)",
+    errno.EAGAIN: "the system's limit on processes is reached (ulimit -u, a service's TasksMax=, a "
+    "container's --pids-limit)",
     errno.ESRCH: "it has ended already, and its exit status is lost because SIGCHLD is ignored",
 }
 

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from .source import LINE_OVERHEAD, PipeSource
+from .source import LINE_OVERHEAD, NOTHING, PipeSource
 from .splitter import PieceSplitter
 
 __all__ = ["StderrPump"]
@@ -51,6 +51,7 @@ class StderrPump:
         "_source",
         "_splitter",
         "_tail",
+        "_tail_lines",
     )
 
     def __init__(
@@ -67,8 +68,9 @@ class StderrPump:
         self._callback = callback or _nobody
         self._on_end = on_end
         self._splitter = PieceSplitter(max_line_bytes)
-        self._tail: deque[str] = deque(maxlen=tail_lines)
-        self._backlog: deque[str] = deque()
+        self._tail_lines = tail_lines
+        self._tail: deque[str] = NOTHING
+        self._backlog: deque[str] = NOTHING
         self._backlog_chars = 0
         self._dropped = 0
         self._delivering = False
@@ -100,7 +102,7 @@ class StderrPump:
         self._source.close()
         self._call_for(LAST_SLICE)
         self._dropped += len(self._backlog)
-        self._backlog.clear()
+        self._backlog = NOTHING
 
     def release(self) -> int:
         """Give the descriptor to the caller, or -1 at the end of stderr. For when the loop is gone."""
@@ -118,9 +120,13 @@ class StderrPump:
 
     def _line(self, piece: bytes) -> None:
         line = piece.decode("utf-8", "replace").rstrip("\r")
+        if not self._tail:
+            self._tail = deque(maxlen=self._tail_lines)
         self._tail.append(line[:TAIL_CHARS])
         if self._callback is _nobody:
             return
+        if not self._backlog:
+            self._backlog = deque()
         self._backlog.append(line)
         self._backlog_chars += LINE_OVERHEAD + len(line)
         while self._backlog_chars > BACKLOG_CHARS and len(self._backlog) > 1:
@@ -150,6 +156,8 @@ class StderrPump:
 
     def _call(self) -> None:
         line = self._backlog.popleft()
+        if not self._backlog:
+            self._backlog = NOTHING
         self._backlog_chars -= LINE_OVERHEAD + len(line)
         try:
             self._callback(line)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from ..errors import ChildGone
+from .source import NOTHING
 
 __all__ = ["LineWriter"]
 
@@ -54,7 +55,7 @@ class LineWriter:
         self._fd = fd
         self._buffer_bytes = buffer_bytes
         self._on_flushed = on_flushed
-        self._pending: deque[memoryview] = deque()
+        self._pending: deque[memoryview] = NOTHING
         self._in_turn = False  # something was written in this turn of the event loop
         self._armed = False  # a flush is due when the pipe is writable
         self._unwritten = 0
@@ -117,7 +118,7 @@ class LineWriter:
         self._fd = -1
         self._dropped += self._unwritten
         self._unwritten = 0
-        self._pending.clear()
+        self._pending = NOTHING
         for waiter in self._waiters:
             _wake(waiter)
         self._on_flushed()
@@ -150,6 +151,8 @@ class LineWriter:
         """Accept a line; False if stdin is closed, maybe because the child does not read it."""
         if self._fd < 0:
             return False
+        if not self._pending:
+            self._pending = deque()
         if len(line) < COPY_BELOW_BYTES:
             self._pending.append(memoryview(line + b"\n"))
         else:
@@ -178,7 +181,7 @@ class LineWriter:
         except (BlockingIOError, InterruptedError):
             written = 0
         except OSError:  # EPIPE: the child has closed its end
-            self._pending.clear()
+            self._pending = NOTHING
             self.close()
             return False
         self._unwritten -= written
@@ -189,6 +192,7 @@ class LineWriter:
             written -= min(written, len(piece))
         self._arm(on=bool(self._pending))
         if not self._pending:
+            self._pending = NOTHING
             self._on_flushed()
         if self._unwritten <= self._buffer_bytes // 2:
             self._wake_next()

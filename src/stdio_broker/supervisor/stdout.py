@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 from ..errors import EndOfOutput, LineTooLong
-from .source import LINE_OVERHEAD, MAX_REMAINS_BYTES, PipeSource
+from .source import LINE_OVERHEAD, MAX_REMAINS_BYTES, NOTHING, PipeSource
 from .splitter import LineSplitter, OversizeLine
 
 __all__ = ["LineReader"]
@@ -55,7 +55,7 @@ class LineReader:
         self._buffer_bytes = buffer_bytes
         self._on_end = on_end
         self._splitter = LineSplitter(max_line_bytes)
-        self._lines: deque[bytes | OversizeLine] = deque()
+        self._lines: deque[bytes | OversizeLine] = NOTHING
         self._unread = 0
         self._discarded = 0
         self._draining = False
@@ -72,6 +72,8 @@ class LineReader:
         while not self._lines:
             await self._wait()
         line = self._lines.popleft()
+        if not self._lines:
+            self._lines = NOTHING
         self._taken(_size(line))
         if isinstance(line, OversizeLine):
             raise LineTooLong(line.length, self._max_line_bytes, head=line.head, tail=line.tail)
@@ -88,7 +90,7 @@ class LineReader:
         while not self._lines:
             await self._wait()
         lines = list(self._lines)
-        self._lines.clear()
+        self._lines = NOTHING
         self._taken(self._unread)
         return lines
 
@@ -158,6 +160,8 @@ class LineReader:
         if self._draining and self._unread >= self._buffer_bytes + MAX_REMAINS_BYTES:
             self._discarded += len(line) if isinstance(line, bytes) else line.length
             return
+        if not self._lines:
+            self._lines = deque()
         self._lines.append(line)
         self._unread += size
         if self._waiter is not None and not self._waiter.done():
