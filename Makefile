@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint fmt bench lock clean
+.PHONY: help run test test-pythons lint fmt bench lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +17,7 @@ CMD ?= $(BIN)/mcp-server-git --repository .
 ARGS ?=
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: $(VENV)/run.stamp ## serve CMD (default: a git MCP server on this repository) on PORT; ARGS are the broker's options
 	@exec $(BIN)/stdio-broker run --hints --port $(PORT) $(ARGS) -- $(CMD)
@@ -30,6 +30,22 @@ test: lint ## lint, then every test with coverage
 	@$(BIN)/coverage report --fail-under=95
 	@$(BIN)/coverage report --fail-under=100 --include='*/supervisor/*,*/protocol/*' >/dev/null || \
 		{ echo 'supervisor and protocol must be covered completely'; exit 1; }
+
+# Every other Python that is at hand, each with an environment of its own; the library has to run on all of them.
+PYTHONS ?= $(shell for python in python3.11 python3.12 python3.13 python3.14; do \
+	$$python -c 'import sys; print(sys.executable)' 2>/dev/null; done)
+
+test-pythons: $(VENV)/dev.stamp ## the supervisor's tests on every Python of PYTHONS (default: those on PATH)
+	@test -n '$(strip $(PYTHONS))' || { echo 'no Python 3.11 to 3.14 is on PATH; name some with PYTHONS="..."' >&2; exit 1; }
+	@for python in $(PYTHONS); do \
+		venv=$(VENV)/pythons/$$($$python -c 'import platform; print(platform.python_version())') || exit 1; \
+		echo "testing with $$python in $$venv"; \
+		$$python -m venv $$venv && \
+		$$venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+			-r requirements/dev.lock && \
+		$$venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . && \
+		$$venv/bin/python -m pytest -q tests/supervisor tests/testing || exit 1; \
+	done
 
 lint: $(VENV)/dev.stamp ## style, types and import contracts
 	$(BIN)/ruff check

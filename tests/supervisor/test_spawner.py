@@ -25,6 +25,7 @@ import pytest
 from stdio_broker.supervisor import SpawnError
 from stdio_broker.supervisor import descriptors as descriptors_module
 from stdio_broker.supervisor import spawner as spawner_module
+from stdio_broker.supervisor.containment import Uncontained
 from stdio_broker.supervisor.spawner import Spawned, Spawner, default_spawner
 from tests.supervisor.children import NO_SIGNALS, SIGNAL_MASKS, command
 from tests.supervisor.limits import only_free_descriptors
@@ -347,6 +348,21 @@ async def test_a_process_that_the_system_has_collected_already_is_explained_and_
     with pytest.raises(SpawnError, match="its exit status is lost because SIGCHLD is ignored"):
         await spawn(spawner, "true")
     assert signalled == []
+
+
+async def test_descendants_that_outlive_a_cancelled_start_are_reported_and_do_not_keep_the_thread(
+    spawner: Spawner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Immortal(Uncontained):
+        def alive(self) -> bool:
+            return True
+
+    monkeypatch.setattr(spawner_module, "DISCARD_TIMEOUT", 0.05)
+    child = await spawner.spawn(["cat"], env=ENV, cwd=None, containment=Immortal())
+    with caplog.at_level(logging.ERROR):
+        spawner.discard(child)
+        await _start_and_discard_quickly(spawner)
+    assert caplog.messages == ["child.survivors"]
 
 
 async def test_a_child_that_may_not_be_signalled_and_does_not_end_does_not_keep_the_thread(
