@@ -21,7 +21,7 @@ import pytest
 from tests.support.broker_process import BrokerProcess, running_broker
 from tests.support.edge import CHILD
 from tests.support.mcp_client import McpClient
-from tests.support.processes import find_tagged, is_alive, wait_until
+from tests.support.processes import find_tagged, is_alive, wait_until, wardens_of
 
 # Enough to see a leak of one piece per cycle; by hand, 5,000 show one of a few bytes.
 CYCLES = int(os.environ.get("STDIO_BROKER_CYCLES", "300"))
@@ -128,6 +128,36 @@ async def test_children_that_do_not_end_when_they_should_are_gone_within_the_gra
                 os.kill(pid, signal.SIGSTOP)
         broker.signal(signal.SIGTERM)
         await ended(broker, tag, sessions=10, within=kind.graces + SLACK)
+
+
+#: One of six kinds, by its own pid: polite, stubborn, behind a shell, stubborn behind two shells (what npx
+#: is), with a descendant in a session of its own, and with a daemon that was forked twice.
+MIXED = """
+case $(($$ % 6)) in
+0) exec "$@" ;;
+1) exec "$@" ignore-eof ignore-sigterm ;;
+2) "$@"; true ;;
+3) sh -c '"$@"; true' sh "$@" ignore-eof ignore-sigterm; true ;;
+4) setsid sleep 600 & exec "$@" ;;
+5) setsid sh -c 'sleep 600 & exit'; exec "$@" ;;
+esac
+"""
+
+
+async def test_nothing_of_a_hundred_sessions_survives_that_their_broker_is_killed() -> None:
+    """Design §7: SIGKILL of the broker; whatever the children are, the graces are all that they get."""
+    command = ("sh", "-c", MIXED, "sh", *CHILD)
+    async with tagged_broker(*command, options=GRACES) as (broker, tag, http):
+        clients = [McpClient(broker.url, http) for _ in range(100)]
+        await asyncio.gather(*(client.open() for client in clients))
+        assert len(find_tagged(tag)) > 150
+        (warden,) = wardens_of(broker.pid)
+        broker.signal(signal.SIGKILL)
+        assert await broker.wait() == -signal.SIGKILL
+        started = time.monotonic()
+        await wait_until(lambda: not find_tagged(tag), EOF_GRACE + STOP_GRACE + SLACK)
+        sys.stdout.write(f"all gone after {time.monotonic() - started:.2f} s\n")
+        await wait_until(lambda: not is_alive(warden))
 
 
 async def test_a_signal_while_sessions_are_being_opened_leaves_nothing(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .warden_process import MAX_ENVIRONMENT_BYTES, PROC
+from .warden_process import MAX_ENVIRONMENT_BYTES, PROC, remove_group
 
 __all__ = ["Cgroup", "CgroupFolder", "default_folder"]
 
@@ -109,7 +109,7 @@ class Cgroup:
 
     def remove(self) -> bool:
         """Remove it, with the groups that were made inside; False if somebody is in it."""
-        return _remove(self.path)
+        return remove_group(str(self.path))
 
     def _holds(self, pid: int) -> bool:
         try:
@@ -268,7 +268,7 @@ class CgroupFolder:
         if self._path is None:
             return
         deadline = time.monotonic() + CLOSE_TIMEOUT
-        while not _remove(self._path) and time.monotonic() < deadline:
+        while not remove_group(str(self._path)) and time.monotonic() < deadline:
             time.sleep(LOOK_INTERVAL)
 
     def _look(self) -> None:
@@ -350,17 +350,6 @@ def _check(own: Path, path: Path) -> None:
         raise OSError(f"processes may not be moved out of {own}")
     if (path / "cgroup.type").read_text().strip() != "domain":
         raise OSError(f"{own} is a threaded control group")
-
-
-def _remove(path: Path) -> bool:
-    """Remove a group, with the groups inside; False if somebody is in it."""
-    with contextlib.suppress(OSError):
-        os.rmdir(path)  # noqa: PTH106 - on the way of every end
-        return True
-    for folder, _, _ in os.walk(path, topdown=False):
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)  # noqa: PTH106 - as above
-    return not path.exists()
 
 
 def _lines(path: Path) -> list[str]:

@@ -32,7 +32,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["MARK", "PACKET_BYTES", "Ward", "Warden", "kill_marked", "marked"]
+__all__ = ["MARK", "PACKET_BYTES", "Ward", "Warden", "kill_marked", "marked", "remove_group"]
 
 #: The variable that marks the processes of a child. Its value names the child, and before it, set
 #: off by commas, the children around it: a broker may itself be the child of one.
@@ -125,6 +125,17 @@ def kill_marked(keys: Collection[str]) -> dict[str, int]:
     return found
 
 
+def remove_group(path: str) -> bool:
+    """Remove a control group, with those that were made inside of it; False if somebody is in it."""
+    with contextlib.suppress(OSError):
+        os.rmdir(path)  # noqa: PTH106 - on the way of every end
+        return True
+    for folder, _, _ in os.walk(path, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)  # noqa: PTH106 - as above
+    return not os.path.exists(path)  # noqa: PTH110 - no further import
+
+
 class Ward:
     """One child that the warden looks after.
 
@@ -201,15 +212,7 @@ class Ward:
 
     def empty(self) -> bool:
         """Return whether nobody is left in its control group, and remove that."""
-        if not self.cgroup or self.orphans == "leave":
-            return True
-        try:
-            os.rmdir(self.cgroup)  # noqa: PTH106 - one system call in a loop
-        except FileNotFoundError:
-            return True
-        except OSError:  # still populated
-            return False
-        return True
+        return not self.cgroup or self.orphans == "leave" or remove_group(self.cgroup)
 
     def close(self) -> None:
         """Give up its descriptors."""
@@ -309,8 +312,7 @@ class Warden:
         for ward in wards:
             ward.close()
         for folder in self._folders:
-            with contextlib.suppress(OSError):  # it is gone; or something is left in it
-                os.rmdir(folder)  # noqa: PTH106
+            remove_group(folder)
         return left
 
 
