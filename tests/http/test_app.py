@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 
 from stdio_broker.http import Settings
 from stdio_broker.sessions import Settings as SessionSettings
+from stdio_broker.supervisor import BreakerState
 from tests.support.edge import serving, serving_without_sockets
 from tests.support.mcp_client import McpClient
 
@@ -55,6 +57,19 @@ async def test_readyz_is_503_with_the_reason_when_no_place_is_left() -> None:
         status, text = await get(watcher, "/readyz")
         assert status == 503
         assert "1 session" in text
+
+
+async def test_readyz_is_503_while_the_server_keeps_failing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours: a dead server must change health. When a trial may come, somebody has to send it."""
+    async with serving_without_sockets() as (edge, client):
+        statistics = edge.sessions.statistics()
+        for retry_after, answer in ((5.0, (503, "the server keeps failing\n")), (0.0, (200, "ready\n"))):
+            breaker = dataclasses.replace(
+                statistics.breaker, state=BreakerState.OPEN, retry_after=retry_after
+            )
+            shown = dataclasses.replace(statistics, breaker=breaker)
+            monkeypatch.setattr(edge.sessions, "statistics", lambda shown=shown: shown)
+            assert await get(client, "/readyz") == answer
 
 
 async def test_readyz_is_503_while_draining() -> None:

@@ -12,6 +12,8 @@ from stdio_broker.http.faults import FAULTS, answer_to
 from stdio_broker.http.guards import Refused
 from stdio_broker.http.wire import PayloadTooLarge
 
+NO_ROOM = errors.CapacityError("/secret/path", "no room", resource="processes", used=9, limit=10)
+
 
 def error_types(root: type[Exception] = errors.BrokerError) -> Iterator[type[Exception]]:
     """Yield every error of ours."""
@@ -41,6 +43,7 @@ def test_no_row_hides_a_later_one(earlier: int) -> None:
         (errors.LimitReached("x", retry_after=2), 503, -32603),
         (errors.Draining(), 503, -32603),
         (errors.SpawnError("/secret/path", "no such file"), 200, -32603),
+        (NO_ROOM, 503, -32603),
         (errors.StartTimeout(3), 200, -32603),
         (errors.RemoteProtocolError("x", code=-32603), 200, -32603),
         (errors.BridgeBroken("x"), 200, -32603),
@@ -63,6 +66,11 @@ def test_retry_after_is_in_whole_seconds_and_never_zero(seconds: float, field: b
     """RFC 9110, 10.2.3; a zero would be an invitation to try at once."""
     answer = answer_to(errors.LimitReached("x", retry_after=seconds), None)
     assert (b"retry-after", field) in answer.headers
+
+
+def test_a_machine_without_room_says_when_to_come_back() -> None:
+    """Design, decision 12: 503 with Retry-After."""
+    assert (b"retry-after", b"5") in answer_to(NO_ROOM, None).headers
 
 
 def test_the_id_that_the_parser_found_is_used_when_there_is_no_better_one() -> None:
