@@ -10,6 +10,7 @@ from typing import TypeAlias
 import pytest
 import uvloop
 
+from stdio_broker.supervisor import drop_inherited_ignores
 from stdio_broker.supervisor.warden import default_lifeline
 from tests.support.leaks import Resources, checked_for_pending_tasks, fail_on_leaks
 
@@ -26,8 +27,10 @@ _BACKENDS: dict[str, _Backend] = {
 def pytest_sessionstart() -> None:
     """Open what is opened once per process and never closed, before a test can be blamed for it.
 
-    That is what libuv opens, and the warden: a process, a thread and a socket.
+    That is what libuv opens, and the warden: a process, a thread and a socket. And if these tests run
+    in the background of a shell, SIGINT is ignored, which the children of tests must not inherit.
     """
+    drop_inherited_ignores()
     uvloop.new_event_loop().close()
     default_lifeline().watch("-", eof_grace=0, stop_grace=0, orphans="leave", cgroup="")
     default_lifeline().forget("-")
