@@ -4,13 +4,13 @@
 """
 
 import inspect
+import signal
 from collections.abc import Iterator
 from typing import TypeAlias
 
 import pytest
 import uvloop
 
-from stdio_broker.supervisor import drop_inherited_ignores
 from stdio_broker.supervisor.warden import default_lifeline
 from tests.support.leaks import Resources, checked_for_pending_tasks, fail_on_leaks
 
@@ -27,10 +27,11 @@ _BACKENDS: dict[str, _Backend] = {
 def pytest_sessionstart() -> None:
     """Open what is opened once per process and never closed, before a test can be blamed for it.
 
-    That is what libuv opens, and the warden: a process, a thread and a socket. And if these tests run
-    in the background of a shell, SIGINT is ignored, which the children of tests must not inherit.
+    That is what libuv opens, and the warden: a process, a thread and a socket. And if these tests run in
+    the background of a shell, SIGINT and SIGQUIT are ignored: for us, and for the children of tests.
     """
-    drop_inherited_ignores()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     uvloop.new_event_loop().close()
     default_lifeline().watch("-", eof_grace=0, stop_grace=0, orphans="leave", cgroup="")
     default_lifeline().forget("-")
