@@ -119,9 +119,10 @@ def _open_fds() -> Iterator[str]:
     for fd in list(Path("/dev/fd").iterdir()):
         try:
             os.fstat(int(fd.name))
+            what = fd.readlink() if fd.is_symlink() else "unknown"
         except OSError:
-            continue  # it was the one that listed the directory
-        yield f"fd {fd.name} ({fd.readlink() if fd.is_symlink() else 'unknown'})"
+            continue  # it was the one that listed the directory; or a thread has closed it meanwhile
+        yield f"fd {fd.name} ({what})"
 
 
 def _describe_child(pid: int) -> str:
