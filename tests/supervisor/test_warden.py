@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -857,9 +856,6 @@ def test_the_warden_waits_without_working(lifeline: Lifeline) -> None:
     wait_until_sync(lambda: lifeline.found("a") == 0)
     stat = Path(f"/proc/{lifeline.pid}/stat")
     wait_until_sync(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S")
-    before = time.process_time()
-    select.select([], [], [], 0.05)
-    assert time.process_time() - before < 0.05
     switches = Path(f"/proc/{lifeline.pid}/status")
 
     def voluntary() -> str:

@@ -3,12 +3,13 @@
 ========  ===================================================================================
 group     its process group. What leaves that is found by a mark in its environment (Linux),
           hunted by the warden
-cgroup    a control group, which nobody leaves: proof, and no hunt
+cgroup    a control group, which nobody leaves: proof; a hunt only if somebody may have been born
+          outside, before the child was in it
 shim      a process between us and the child that adopts all orphans (opt-in: it costs an
           interpreter per child)
 ========  ===================================================================================
 
-Each is told to the warden, which ends the child if we cannot.
+Should we be killed, the warden ends the first two, and the shim its child by itself.
 """
 
 import contextlib

@@ -25,10 +25,11 @@ class ExitStatus:
         code: Exit code 0…255; None if a signal ended the child, or the status is unknown
             because somebody else collected it (SIGCHLD ignored).
         signal: Number of the signal that ended the child, or None.
-        core: Whether it dumped core.
+        core: Whether it dumped core; never known behind a shim.
         phase: Why it ended.
         pipes_held: A process that left the group held stdout or stderr open past `drain_grace`.
-        survivors: Members of the process group were still alive when we gave up.
+        survivors: Members of the process group, or of what else held its descendants together, were
+            still alive when we gave up.
         stdin_dropped: Bytes that were accepted for stdin and never written.
         stdout_discarded: Bytes of stdout that nobody read in time.
         stderr_dropped: Lines of stderr that the callback was too slow for.
