@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stdio_broker.bridge import Bridge, Exchange, MessageStream, Settings, StreamEnded
-from stdio_broker.bridge.bridge import BAD_LINE_BYTES, EXIT_STATUS_TIMEOUT, UNRELATED
+from stdio_broker.bridge.bridge import UNRELATED
+from stdio_broker.bridge.channel import BAD_LINE_BYTES, EXIT_STATUS_TIMEOUT
 from stdio_broker.errors import BridgeBroken, ChildGone, LimitReached
 from stdio_broker.protocol.jsonrpc import (
     INTERNAL_ERROR,

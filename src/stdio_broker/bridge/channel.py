@@ -1,0 +1,179 @@
+"""A child's pipes as messages: one reader, one writer. Knows no era, no client and no ids.
+
+Whatever a child writes costs its own line at most: a banner is counted and skipped, a stray Latin-1
+byte is replaced, and a line over the limit loses the answer that was on it, not the next one.
+
+Source: MCP 2025-11-25 and 2026-07-28, "stdio".
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import BridgeBroken, EndOfOutput, RemoteProtocolError
+from ..protocol.jsonrpc import Message, Response, find_response_id, parse_line
+from ..supervisor import Child, ExitStatus, OversizeLine
+
+__all__ = ["Channel", "Ending", "Receiver"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between the end of a child's output and its exit, after which open calls are failed
+#: without an exit status. A child that closes stdout and lives on is as good as dead to us.
+EXIT_STATUS_TIMEOUT = 0.5
+
+#: Bytes kept of the first line that is no JSON-RPC.
+BAD_LINE_BYTES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a child's output ended.
+
+    Attributes:
+        error: What happened, in words and numbers.
+        reason: The same as a constant that programs can compare.
+    """
+
+    error: BridgeBroken
+    reason: str
+
+    def data(self) -> dict[str, object]:
+        """Return the `data` of the JSON-RPC error that tells a client."""
+        data: dict[str, object] = {"reason": self.reason}
+        if self.error.code is not None:
+            data["exitCode"] = self.error.code
+        if self.error.signal is not None:
+            data["signal"] = self.error.signal
+        return data
+
+
+class Receiver(Protocol):
+    """Who takes what a child says. It must not wait: the child is read by one task."""
+
+    def message(self, message: Message) -> None:
+        """Take a message. An error without an id never comes here."""
+
+    def lost_answer(self, child_id: bytes, line_bytes: int) -> None:
+        """Note that the answer to a call was on a line of so many bytes, which is over the limit."""
+
+
+class Channel:
+    """The messages of one child.
+
+    Args:
+        child: Running, with its stdout unread.
+        receiver: Takes its messages.
+
+    Attributes:
+        first_bad_line: The start of the first line that was no JSON-RPC, or None. The child's own
+            text: show it to operators only.
+        bad_lines: Lines of stdout that were no JSON-RPC.
+        repaired_lines: Lines that were not UTF-8, with U+FFFD in place of what was wrong.
+        oversize_lines: Lines over the limit.
+        unsaid_lines: Lines of ours that the child was too slow to take.
+    """
+
+    def __init__(self, child: Child, receiver: Receiver) -> None:
+        self.first_bad_line: str | None = None
+        self.bad_lines = 0
+        self.repaired_lines = 0
+        self.oversize_lines = 0
+        self.unsaid_lines = 0
+        self._child = child
+        self._receiver = receiver
+        self._errors_without_id = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, for logs."""
+        return self._child.pid
+
+    async def send(self, line: bytes) -> None:
+        """Say something to the child; wait while its stdin is above the high-water mark.
+
+        Raises:
+            ChildGone: The child is being stopped, or has ended.
+        """
+        await self._child.stdin.send(line)
+
+    def send_nowait(self, line: bytes) -> None:
+        """Say something to the child without waiting: its reader must go on reading.
+
+        A child that does not read gets it not at all; that is counted.
+        """
+        if not self._child.stdin.send_nowait(line):
+            self.unsaid_lines += 1
+
+    async def run(self) -> Ending:
+        """Pass on what the child says until its output ends; return how it did."""
+        try:
+            while True:
+                for line in await self._child.stdout.receive_many():
+                    self._line(line)
+        except EndOfOutput:
+            pass
+        status = await self._exit_status()
+        if status is None:
+            return Ending(BridgeBroken("the server closed its output"), "server closed its output")
+        error = BridgeBroken(f"the server process {status}", code=status.code, signal=status.signal)
+        return Ending(error, "server process ended")
+
+    async def _exit_status(self) -> ExitStatus | None:
+        try:
+            async with asyncio.timeout(EXIT_STATUS_TIMEOUT):
+                await self._child.exited.wait()
+        except TimeoutError:
+            return None
+        return await self._child.wait()  # bounded by its graces, and nearly always at once
+
+    def _line(self, line: bytes | OversizeLine) -> None:
+        if isinstance(line, OversizeLine):
+            self._oversize(line)
+            return
+        try:
+            messages = self._parse(line)
+        except RemoteProtocolError as exc:
+            if line.strip():
+                self._count_bad_line(line, exc)
+            return
+        for message in messages:
+            if isinstance(message, Response) and message.id == b"null":
+                self._count_error_without_id()
+            else:
+                self._receiver.message(message)
+
+    def _parse(self, line: bytes) -> list[Message]:
+        try:
+            return parse_line(line)
+        except RemoteProtocolError:
+            # A result with a stray Latin-1 byte is still an answer that somebody waits for.
+            repaired = line.decode("utf-8", "replace").encode()
+            if repaired == line:
+                raise
+            messages = parse_line(repaired)
+        self.repaired_lines += 1
+        if self.repaired_lines == 1:
+            logger.warning("child.invalid_utf8", extra={"pid": self.pid})
+        return messages
+
+    def _oversize(self, line: OversizeLine) -> None:
+        self.oversize_lines += 1
+        logger.warning("child.line_too_long", extra={"pid": self.pid, "line_bytes": line.length})
+        child_id = find_response_id(line.head, line.tail)
+        if child_id is not None:
+            self._receiver.lost_answer(child_id, line.length)
+
+    def _count_bad_line(self, line: bytes, exc: RemoteProtocolError) -> None:
+        self.bad_lines += 1
+        if self.bad_lines == 1:
+            self.first_bad_line = line[:BAD_LINE_BYTES].decode("utf-8", "replace")
+            # Once: a server with a banner is common, one that floods its stdout is possible.
+            logger.warning("child.not_json_rpc", extra={"pid": self.pid, "problem": str(exc)})
+
+    def _count_error_without_id(self) -> None:
+        """Note that the child could not read a line of ours, and cannot say which."""
+        self._errors_without_id += 1
+        if self._errors_without_id == 1:  # once, as above
+            logger.warning("child.error_without_id", extra={"pid": self.pid})
