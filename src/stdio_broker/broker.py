@@ -17,7 +17,7 @@ from . import __version__
 from .config import Configuration
 from .http import LOOPBACK_HOSTS, App, HttpServer, McpEndpoint, bind
 from .protocol.handshake import Agreement
-from .sessions import SessionIds, SessionManager, probe
+from .sessions import ServerFacts, SessionIds, SessionManager, probe
 from .supervisor import Supervisor
 
 __all__ = ["Ready", "Shutdown", "serve"]
@@ -98,15 +98,23 @@ async def serve(
     _warn_of_remote(configuration)
     with contextlib.closing(bind(configuration.host, configuration.port)) as listener:
         async with Supervisor() as supervisor, _hurrying(shutdown, supervisor):
-            agreement = await _unless(shutdown.requested, _try_server(configuration, supervisor))
+            facts = ServerFacts()
+            agreement = await _unless(shutdown.requested, _try_server(configuration, supervisor, facts))
             if agreement is not None:
                 ready = Ready(_url(listener, configuration), agreement)
                 logger.info("broker.ready", extra={"url": ready.url})
-                await _serve(configuration, supervisor, listener, shutdown, lambda: announce(ready))
+                await _serve(
+                    configuration,
+                    supervisor,
+                    facts,
+                    listener=listener,
+                    shutdown=shutdown,
+                    announce=lambda: announce(ready),
+                )
             await supervisor.stop_all()
 
 
-async def _try_server(configuration: Configuration, supervisor: Supervisor) -> Agreement:
+async def _try_server(configuration: Configuration, supervisor: Supervisor, facts: ServerFacts) -> Agreement:
     logger.info(
         "server.trying",
         extra={"server": configuration.server.name, "timeout": configuration.sessions.start_timeout},
@@ -114,6 +122,7 @@ async def _try_server(configuration: Configuration, supervisor: Supervisor) -> A
     return await probe(
         configuration.server,
         supervisor,
+        facts,
         client_name="stdio-broker",
         client_version=__version__,
         timeout=configuration.sessions.start_timeout,
@@ -123,6 +132,8 @@ async def _try_server(configuration: Configuration, supervisor: Supervisor) -> A
 async def _serve(
     configuration: Configuration,
     supervisor: Supervisor,
+    facts: ServerFacts,
+    *,
     listener: socket.socket,
     shutdown: Shutdown,
     announce: Callable[[], None],
@@ -133,6 +144,7 @@ async def _serve(
         settings=configuration.sessions,
         bridge_settings=configuration.bridge,
         ids=SessionIds(),
+        facts=facts,
     )
     app = App(McpEndpoint(sessions, configuration.http), sessions, configuration.http)
     server = HttpServer(app, listener, configuration.http)

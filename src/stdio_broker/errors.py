@@ -177,14 +177,14 @@ class RemoteProtocolError(ProtocolError):
 
 
 class StartTimeout(BrokerError):
-    """The child did not answer `initialize` in time.
+    """The child did not answer its first request in time.
 
     Attributes:
         timeout: Seconds it had.
     """
 
-    def __init__(self, timeout: float) -> None:
-        super().__init__(f"the server did not answer `initialize` within {timeout:g} s")
+    def __init__(self, timeout: float, method: str = "initialize") -> None:
+        super().__init__(f"the server did not answer `{method}` within {timeout:g} s")
         self.timeout = timeout
 
 

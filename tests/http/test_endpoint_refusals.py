@@ -10,7 +10,7 @@ import pytest
 
 from stdio_broker.bridge import Settings as BridgeSettings
 from stdio_broker.http import Settings
-from stdio_broker.protocol.revisions import KNOWN_VERSIONS
+from stdio_broker.protocol.revisions import KNOWN_VERSIONS, SUPPORTED_VERSIONS
 from stdio_broker.sessions import SessionIds
 from tests.support.edge import serving, serving_without_sockets
 
@@ -113,7 +113,7 @@ async def test_a_version_that_nobody_speaks_is_refused_with_those_that_we_do(ver
         answer = await client.post(client.request("echo/x"), headers)
         error = error_in(answer)
         assert (answer.status_code, error["code"], error["id"]) == (400, -32022, 2)
-        assert error["data"] == {"supported": list(KNOWN_VERSIONS), "requested": version}
+        assert error["data"] == {"supported": list(SUPPORTED_VERSIONS), "requested": version}
         for verb in ("GET", "DELETE"):
             assert (await client.send(verb, headers)).status_code == 400
         # The session has not noticed.
@@ -147,15 +147,12 @@ async def test_the_modern_version_header_is_understood_in_a_live_session() -> No
         assert (await client.delete()).status_code == 200
 
 
-async def test_the_modern_version_header_without_a_session_is_refused_with_the_versions_that_we_speak() -> (
-    None
-):
-    """2026-07-28, versioning: the client falls back to `initialize` when it sees these versions."""
-    async with serving_without_sockets() as (_, client):
+async def test_a_modern_version_header_over_a_body_without_its_meta_is_refused_for_that() -> None:
+    """2026-07-28, basic, "_meta": a request without its version and capabilities MUST be -32602 and 400."""
+    async with serving_without_sockets() as (edge, client):
         answer = await client.post(client.request("server/discover"), {"mcp-protocol-version": MODERN})
-        error = error_in(answer)
-        assert (answer.status_code, error["code"]) == (400, -32022)
-        assert error["data"] == {"supported": list(KNOWN_VERSIONS), "requested": MODERN}
+        assert (answer.status_code, error_in(answer)["code"]) == (400, -32602)
+        assert edge.supervisor.statistics().started == 0
 
 
 async def test_a_session_id_that_is_unknown_ended_or_made_up_is_not_found_on_every_verb() -> None:

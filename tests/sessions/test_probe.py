@@ -9,7 +9,7 @@ import pytest
 
 from stdio_broker.errors import SpawnError
 from stdio_broker.protocol.handshake import Agreement
-from stdio_broker.sessions import ProbeFailed, ServerRecipe, probe
+from stdio_broker.sessions import ProbeFailed, ServerFacts, ServerRecipe, probe
 from stdio_broker.supervisor import Config, Supervisor
 from tests.support.edge import child_config
 from tests.support.processes import wait_until
@@ -24,6 +24,7 @@ async def tried(config: Config, *, timeout: float = 20.0, secrets: frozenset[str
             return await probe(
                 ServerRecipe("child", config, secrets),
                 supervisor,
+                ServerFacts(),
                 client_name="test",
                 client_version="1",
                 timeout=timeout,
@@ -136,6 +137,7 @@ async def test_cancelling_a_trial_leaves_no_child_once_its_supervisor_is_left() 
             probe(
                 ServerRecipe("child", child_config("silent")),
                 supervisor,
+                ServerFacts(),
                 client_name="test",
                 client_version="1",
                 timeout=20,

@@ -1,6 +1,7 @@
 """A small MCP client over HTTP that hides nothing: a test sees status, header fields, events and bytes.
 
 The official SDKs are clients for the end-to-end tests; here a test must be able to do what they never would.
+This one opens sessions, with `initialize`; the client of 2026-07-28 is in `modern_client`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,19 @@ from typing import Any, Self, TypeAlias
 
 import httpx
 
-__all__ = ["COMMENT", "REVISION", "EventStream", "McpClient", "Message", "raw_http", "text_of"]
+__all__ = [
+    "ANSWER_TIMEOUT",
+    "COMMENT",
+    "JSON_HEADERS",
+    "REVISION",
+    "EventStream",
+    "HttpClient",
+    "McpClient",
+    "Message",
+    "message_in",
+    "raw_http",
+    "text_of",
+]
 
 Message: TypeAlias = dict[str, Any]
 
@@ -25,25 +38,19 @@ ANSWER_TIMEOUT = 20.0
 # What `EventStream.next` returns for a comment.
 COMMENT = b":"
 
-_JSON_HEADERS = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+JSON_HEADERS = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
 
 
-class McpClient:
-    """One client, with at most one session.
+class HttpClient:
+    """What the clients of both eras have in common: connections, and ids for requests.
 
     Args:
         url: The endpoint.
         http: A client that speaks another way than over a socket; it is closed with this one.
-
-    Attributes:
-        session_id: Sent with every request, if there is one. A test may change it.
-        version: Sent with every request, if there is one. A test may change it.
     """
 
     def __init__(self, url: str, http: httpx.AsyncClient | None = None) -> None:
         self.url = url
-        self.session_id: str | None = None
-        self.version: str | None = None
         # No limit on connections: a client with many open streams waits for nothing.
         self._http = http or httpx.AsyncClient(
             timeout=ANSWER_TIMEOUT, limits=httpx.Limits(max_connections=None), trust_env=False
@@ -60,9 +67,51 @@ class McpClient:
     ) -> None:
         await self._http.aclose()
 
+    def next_id(self) -> int:
+        """Return an id that is new."""
+        return next(self._ids)
+
+    async def post_with(
+        self, fields: httpx.Headers, message: Message | list[Message] | bytes, timeout: float = ANSWER_TIMEOUT
+    ) -> httpx.Response:
+        """POST a message with these header fields and read the whole answer."""
+        async with asyncio.timeout(timeout):
+            return await self._http.post(self.url, content=_encode(message), headers=fields)
+
+    async def send_with(self, verb: str, fields: httpx.Headers) -> httpx.Response:
+        """Send a request without a body and read the whole answer."""
+        return await self._http.request(verb, self.url, headers=fields)
+
+    @asynccontextmanager
+    async def stream_with(
+        self, fields: httpx.Headers, message: Message | bytes | None, verb: str = "POST"
+    ) -> AsyncIterator[EventStream]:
+        """Send a request and read its answer piece by piece; leaving the block early hangs up."""
+        content = None if message is None else _encode(message)
+        async with self._http.stream(verb, self.url, content=content, headers=fields) as response:
+            yield EventStream(response)
+
+
+class McpClient(HttpClient):
+    """One client, with at most one session.
+
+    Args:
+        url: The endpoint.
+        http: A client that speaks another way than over a socket; it is closed with this one.
+
+    Attributes:
+        session_id: Sent with every request, if there is one. A test may change it.
+        version: Sent with every request, if there is one. A test may change it.
+    """
+
+    def __init__(self, url: str, http: httpx.AsyncClient | None = None) -> None:
+        super().__init__(url, http)
+        self.session_id: str | None = None
+        self.version: str | None = None
+
     def request(self, method: str, **members: object) -> Message:
         """Return a request with an id that is new."""
-        return {"jsonrpc": "2.0", "id": next(self._ids), "method": method, **members}
+        return {"jsonrpc": "2.0", "id": self.next_id(), "method": method, **members}
 
     def tool(self, name: str, **arguments: object) -> Message:
         """Return a call of a tool of `mcp_child.py`."""
@@ -79,7 +128,7 @@ class McpClient:
     def headers(self, changes: Mapping[str, str | None] | None = None) -> httpx.Headers:
         """Return the header fields of a POST; a None in `changes` takes one away."""
         fields: dict[str, str | None] = {
-            **_JSON_HEADERS,
+            **JSON_HEADERS,
             "mcp-session-id": self.session_id,
             "mcp-protocol-version": self.version,
             **(changes or {}),
@@ -94,12 +143,11 @@ class McpClient:
         timeout: float = ANSWER_TIMEOUT,
     ) -> httpx.Response:
         """POST a message and read the whole answer."""
-        async with asyncio.timeout(timeout):
-            return await self._http.post(self.url, content=_encode(message), headers=self.headers(headers))
+        return await self.post_with(self.headers(headers), message, timeout)
 
     async def send(self, verb: str, headers: Mapping[str, str | None] | None = None) -> httpx.Response:
         """Send a request without a body and read the whole answer."""
-        return await self._http.request(verb, self.url, headers=self.headers(headers))
+        return await self.send_with(verb, self.headers(headers))
 
     async def delete(self) -> httpx.Response:
         """End the session."""
@@ -143,16 +191,15 @@ class McpClient:
         self, message: Message | bytes, headers: Mapping[str, str | None] | None = None
     ) -> AsyncIterator[EventStream]:
         """POST a request and read its answer piece by piece; leaving the block early hangs up."""
-        request = self._http.stream("POST", self.url, content=_encode(message), headers=self.headers(headers))
-        async with request as response:
-            yield EventStream(response)
+        async with self.stream_with(self.headers(headers), message) as stream:
+            yield stream
 
     @asynccontextmanager
     async def listen(self, headers: Mapping[str, str | None] | None = None) -> AsyncIterator[EventStream]:
         """Open a GET stream; leaving the block hangs up."""
         fields = self.headers({"accept": "text/event-stream", "content-type": None, **(headers or {})})
-        async with self._http.stream("GET", self.url, headers=fields) as response:
-            yield EventStream(response)
+        async with self.stream_with(fields, None, "GET") as stream:
+            yield stream
 
 
 class EventStream:

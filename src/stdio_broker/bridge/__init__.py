@@ -1,7 +1,41 @@
-"""A child joined to the protocol: exchanges, questions, streams. Knows nothing of HTTP or sessions."""
+"""Children joined to the protocol: exchanges, questions, streams. Knows nothing of HTTP or sessions.
+
+What joins a client's era to a child's:
+
+    client   child    joined by
+    legacy   legacy   Bridge          one child, one client; ids swapped
+    legacy   modern   LegacySession   state of ours, over a ModernChild
+    modern   modern   ModernChild     a relay for all requests of a principal
+    modern   legacy   LegacyChild     calls parked while their questions are answered
+"""
 
 from .bridge import Bridge, BridgeStatistics
+from .changes import Changes
+from .channel import Ending
+from .legacy_child import LegacyChild
+from .legacy_session import LegacyClient, LegacySession
+from .modern_child import ModernChild
+from .owner import Owner
+from .seal import Seal, invalid_state
 from .settings import Settings
+from .shared_child import SharedExchange
 from .streams import Exchange, MessageStream, StreamEnded
 
-__all__ = ["Bridge", "BridgeStatistics", "Exchange", "MessageStream", "Settings", "StreamEnded"]
+__all__ = [
+    "Bridge",
+    "BridgeStatistics",
+    "Changes",
+    "Ending",
+    "Exchange",
+    "LegacyChild",
+    "LegacyClient",
+    "LegacySession",
+    "MessageStream",
+    "ModernChild",
+    "Owner",
+    "Seal",
+    "Settings",
+    "SharedExchange",
+    "StreamEnded",
+    "invalid_state",
+]

@@ -28,6 +28,7 @@ from ..protocol.jsonrpc import (
 from ..supervisor import Child
 from .channel import Channel, Ending
 from .client_streams import ClientStreams
+from .messages import answer_too_long, child_ended, slow_client
 from .settings import Settings
 from .streams import Exchange, MessageStream
 
@@ -192,8 +193,7 @@ class Bridge:
         """
         self._ending = Ending(error, reason)
         for exchange, client_id in self._correlation.abandon_all():
-            message = error_response(client_id, INTERNAL_ERROR, str(error), self._ending.data())
-            self._streams.answer(exchange, message)
+            self._streams.answer(exchange, child_ended(client_id, self._ending))
         self._streams.end()
 
     def message(self, message: Message) -> None:
@@ -262,15 +262,3 @@ class Bridge:
                     line = self._correlation.reply(refusal) if isinstance(refusal, Response) else None
                     if line is not None:
                         self._channel.send_nowait(line)
-
-
-def answer_too_long(client_id: bytes, line_bytes: int) -> bytes:
-    """Return the answer in place of one that was over the limit on a line."""
-    text = f"the server's answer of {line_bytes} bytes exceeds the broker's limit on a line"
-    return error_response(client_id, INTERNAL_ERROR, text, {"reason": "answer too long", "bytes": line_bytes})
-
-
-def slow_client(client_id: bytes) -> bytes:
-    """Return the end of a stream that was cut because its client does not read."""
-    text = "the client read the stream of this request too slowly; messages were lost"
-    return error_response(client_id, INTERNAL_ERROR, text, {"reason": "slow client"})

@@ -18,6 +18,17 @@ class Settings:
         max_backlog_messages: Messages kept for a GET stream while none is open; past it the oldest
             is dropped and counted.
         max_backlog_bytes: The same in bytes. What a new GET has no room for waits for the next one.
+        max_parked: Calls of one principal that wait for the answers to a child's questions.
+        park_timeout: Seconds that a call waits for them. A person may be at lunch; a child that holds
+            something open for a client that never comes back must not wait for ever.
+        state_timeout: Seconds that a server's own `requestState` stays good. It costs us nothing.
+        question_window: Seconds between a child's first question and our asking the client: servers
+            ask several things at once, each on a line of its own.
+        turn_patience: Seconds that answered questions wait for their call's turn, where calls take turns.
+            Then they go to the child all the same: it may do one thing at a time, and that be waiting.
+        max_rounds: How often a modern server may ask again before a legacy client's call is ended.
+        max_listeners: `subscriptions/listen` streams of one child.
+        query_timeout: Seconds that a child has to answer a request of our own.
     """
 
     max_calls: int = 256
@@ -25,3 +36,11 @@ class Settings:
     max_stream_bytes: int = 4 * 1024 * 1024
     max_backlog_messages: int = 200
     max_backlog_bytes: int = 1024 * 1024
+    max_parked: int = 32
+    park_timeout: float = 600.0
+    state_timeout: float = 86_400.0
+    question_window: float = 0.01
+    turn_patience: float = 5.0
+    max_rounds: int = 10
+    max_listeners: int = 64
+    query_timeout: float = 10.0

@@ -37,6 +37,7 @@ class AsgiRequest:
         "_receive",
         "_send",
         "_write_timeout",
+        "fields",
         "method",
         "path",
     )
@@ -45,6 +46,7 @@ class AsgiRequest:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self.fields: Headers = headers
         # Looked up about eight times per request.
         self._headers = dict(headers)
         if len(self._headers) != len(headers):

@@ -13,9 +13,7 @@ Source: MCP 2025-11-25, basic/transports, "Streamable HTTP".
 import contextlib
 import logging
 
-import msgspec
-
-from ..bridge import Bridge, Exchange
+from ..bridge import Exchange
 from ..errors import (
     BridgeBroken,
     BrokerError,
@@ -25,20 +23,21 @@ from ..errors import (
     SpawnError,
     Unavailable,
 )
+from ..protocol.inbound import era_of
 from ..protocol.jsonrpc import (
     INVALID_REQUEST,
-    UNSUPPORTED_PROTOCOL_VERSION,
     Message,
     Notification,
     Request,
     Response,
     parse_body,
 )
-from ..protocol.revisions import KNOWN_VERSIONS, MODERN_VERSION, REVISIONS
-from ..sessions import ANONYMOUS, Principal, Session, SessionManager
+from ..protocol.revisions import MODERN_VERSION, REVISIONS, Era
+from ..sessions import ANONYMOUS, Principal, Session, SessionBridge, SessionManager
 from .cors import allow_page, answer_preflight, is_preflight
 from .faults import answer_to
 from .guards import Refused, check_accept, check_content_type, check_host, check_origin
+from .modern import ModernEndpoint, unsupported_version
 from .settings import Settings
 from .streaming import answer_exchange, stream_exchanges, stream_messages, unless_gone
 from .wire import Headers, HttpRequest, PayloadTooLarge, PeerGone
@@ -56,6 +55,8 @@ OPERATORS_REFUSALS = frozenset({403, 421})
 SESSION_ID = b"mcp-session-id"
 PROTOCOL_VERSION = b"mcp-protocol-version"
 
+_MODERN = MODERN_VERSION.encode()
+
 
 class McpEndpoint:
     """The endpoint, for any HTTP server that offers `HttpRequest`.
@@ -68,6 +69,7 @@ class McpEndpoint:
     def __init__(self, sessions: SessionManager, settings: Settings) -> None:
         self._sessions = sessions
         self._settings = settings
+        self._modern = ModernEndpoint(sessions.leases, settings)
 
     async def serve(self, request: HttpRequest) -> None:
         """Answer one request, whatever is wrong with it."""
@@ -82,7 +84,10 @@ class McpEndpoint:
                 message = parse_body(await request.body(self._settings.max_body_bytes))
                 if isinstance(message, Request):
                     request_id = message.id
-                posted = self._post(request, ANONYMOUS, message)
+                if self._era(request, ANONYMOUS, message) is Era.MODERN:
+                    posted = self._modern.serve(request, ANONYMOUS, message)
+                else:
+                    posted = self._post(request, ANONYMOUS, message)
                 # A long argument must not stay in memory until the answer: nobody but `_post` has it.
                 del message
                 await posted
@@ -110,9 +115,25 @@ class McpEndpoint:
                 ((b"allow", b"POST, GET, DELETE"),),
             )
 
+    def _era(self, request: HttpRequest, principal: Principal, message: Message | list[Message]) -> Era:
+        version = request.header(PROTOCOL_VERSION)
+        return era_of(
+            message,
+            None if version is None else version.decode("latin-1"),
+            in_session=version == _MODERN and self._is_in_session(request, principal),
+        )
+
+    def _is_in_session(self, request: HttpRequest, principal: Principal) -> bool:
+        session_id = request.header(SESSION_ID)
+        return session_id is not None and self._sessions.has(principal, session_id.decode("latin-1"))
+
     def _session(self, request: HttpRequest, principal: Principal) -> Session:
         """Return the session that a request names, once its version header makes sense."""
         session_id = request.header(SESSION_ID)
+        if request.header(PROTOCOL_VERSION) == _MODERN and not self._is_in_session(request, principal):
+            # Only GET and DELETE come here. MCP 2026-07-28, basic/transports/streamable-http, "Earlier
+            # Streamable HTTP Revisions".
+            raise Refused(405, f"MCP {MODERN_VERSION} has no {request.method}", ((b"allow", b"POST"),))
         if session_id is None:
             _check_version(request)
             raise LocalProtocolError(
@@ -121,7 +142,7 @@ class McpEndpoint:
         session = self._sessions.find(principal, session_id.decode("latin-1"))
         # Some clients negotiate an older revision and then name the modern one in the same session
         # (field bug). The session and the body tell what they really speak.
-        if request.header(PROTOCOL_VERSION) != MODERN_VERSION.encode():
+        if request.header(PROTOCOL_VERSION) != _MODERN:
             _check_version(request)
         return session
 
@@ -155,7 +176,7 @@ class McpEndpoint:
         await self._answer(request, opened.bridge, opened.exchange, headers)
 
     async def _answer(
-        self, request: HttpRequest, bridge: Bridge, exchange: Exchange, headers: Headers = ()
+        self, request: HttpRequest, bridge: SessionBridge, exchange: Exchange, headers: Headers = ()
     ) -> None:
         try:
             await answer_exchange(request, exchange, headers, keep_alive=self._settings.keep_alive_interval)
@@ -223,12 +244,7 @@ def _check_version(request: HttpRequest) -> None:
     value = request.header(PROTOCOL_VERSION)
     if value is None or value.decode("latin-1") in REVISIONS:
         return
-    requested = value.decode("latin-1")
-    raise LocalProtocolError(
-        f"expected MCP-Protocol-Version to be one of {', '.join(KNOWN_VERSIONS)}, found {requested!r}",
-        code=UNSUPPORTED_PROTOCOL_VERSION,
-        data=msgspec.json.encode({"supported": KNOWN_VERSIONS, "requested": requested}),
-    )
+    raise unsupported_version(value.decode("latin-1"))
 
 
 def _check_batch(session: Session, messages: list[Message]) -> None:

@@ -19,11 +19,18 @@ from ..errors import (
     StartTimeout,
     Unavailable,
 )
-from ..protocol.jsonrpc import INTERNAL_ERROR, INVALID_REQUEST, error_response
+from ..protocol.jsonrpc import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    UNSUPPORTED_PROTOCOL_VERSION,
+    error_response,
+)
+from ..protocol.modern import MISSING_CAPABILITY
 from .guards import Refused
 from .wire import Headers, PayloadTooLarge
 
-__all__ = ["FAULTS", "JSON", "Answer", "answer_to"]
+__all__ = ["CODE_STATUS", "FAULTS", "JSON", "Answer", "answer_to"]
 
 #: Seconds after which there may be room again. A guess: somebody else's end makes room.
 CAPACITY_RETRY_AFTER = 5
@@ -57,6 +64,10 @@ FAULTS: tuple[tuple[type[Exception], int, int], ...] = (
     (BrokerError, 500, INTERNAL_ERROR),
 )
 
+#: JSON-RPC code → HTTP status, where a modern client is told by both (MCP 2026-07-28, "Error Codes" and
+#: basic/transports/streamable-http). Of an answer of the child's own, any other code goes with 200.
+CODE_STATUS = {METHOD_NOT_FOUND: 404, MISSING_CAPABILITY: 400, UNSUPPORTED_PROTOCOL_VERSION: 400}
+
 
 def answer_to(exc: Exception, request_id: bytes | None) -> Answer:
     """Return the answer to what went wrong.
@@ -72,6 +83,7 @@ def answer_to(exc: Exception, request_id: bytes | None) -> Answer:
     data = None
     if isinstance(exc, LocalProtocolError):
         code = exc.code
+        status = CODE_STATUS.get(code, status)
         data = None if exc.data is None else msgspec.Raw(exc.data)
         request_id = request_id or exc.request_id
     if isinstance(exc, Unavailable):

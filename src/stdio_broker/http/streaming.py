@@ -15,13 +15,13 @@ from ..protocol.sse import KEEP_ALIVE, encode_event
 from .faults import JSON
 from .wire import Headers, HttpRequest, PeerGone, PeerTooSlow
 
-__all__ = ["answer_exchange", "stream_exchanges", "stream_messages", "unless_gone"]
+__all__ = ["STREAM_HEADERS", "answer_exchange", "stream_exchanges", "stream_messages", "unless_gone"]
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-_STREAM_HEADERS = (
+STREAM_HEADERS = (
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),  # nginx would hold events back
@@ -44,7 +44,7 @@ async def answer_exchange(
     if first is not None and exchange.complete:
         await request.answer(200, (JSON, *headers), first)
         return
-    await request.start_stream((*_STREAM_HEADERS, *headers))
+    await request.start_stream((*STREAM_HEADERS, *headers))
     await _write_stream(request, exchange, first, keep_alive)
 
 
@@ -53,7 +53,7 @@ async def stream_messages(request: HttpRequest, stream: MessageStream, *, keep_a
 
     It starts with a comment: the client shall know that the stream is open, not wait for a message.
     """
-    await request.start_stream(_STREAM_HEADERS)
+    await request.start_stream(STREAM_HEADERS)
     await _write_stream(request, stream, None, keep_alive)
 
 
@@ -67,7 +67,7 @@ async def stream_exchanges(request: HttpRequest, exchanges: Sequence[Exchange], 
                 tasks.create_task(_write_messages(request, exchange, keep_alive, turn))
         await request.end_stream()
 
-    await request.start_stream(_STREAM_HEADERS)
+    await request.start_stream(STREAM_HEADERS)
     await _see_through(request, write_all())
 
 

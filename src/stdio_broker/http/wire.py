@@ -36,6 +36,10 @@ class HttpRequest(Protocol):
     def path(self) -> str:
         """The path, decoded."""
 
+    @property
+    def fields(self) -> Headers:
+        """All header fields in their order, names in lower case; a repeated one stands here twice."""
+
     def header(self, name: bytes) -> bytes | None:
         """Return a header field's value; None if it is missing. Repeated fields are joined by ", "."""
 

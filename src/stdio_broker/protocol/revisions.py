@@ -9,6 +9,7 @@ from dataclasses import dataclass
 __all__ = [
     "KNOWN_VERSIONS",
     "LATEST",
+    "MODERN",
     "MODERN_VERSION",
     "MODERN_VERSIONS",
     "REVISIONS",
@@ -79,6 +80,14 @@ LATEST = KNOWN_VERSIONS[-1]
 #: older one, and are understood all the same.
 MODERN_VERSION = "2026-07-28"
 MODERN_VERSIONS = (MODERN_VERSION,)
+MODERN = Revision(
+    version=MODERN_VERSION,
+    era=Era.MODERN,
+    elicitation=True,
+    url_elicitation=True,
+    sampling_tools=True,
+    completion_context=True,
+)
 
 #: All that a client may name, newest first: what a refusal tells it to choose from.
 SUPPORTED_VERSIONS = (*MODERN_VERSIONS, *reversed(KNOWN_VERSIONS))

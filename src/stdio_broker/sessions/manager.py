@@ -11,33 +11,28 @@ import dataclasses
 import functools
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from ..bridge import Bridge, Exchange
+from ..bridge import Bridge, Exchange, LegacyClient, LegacySession, Seal
 from ..bridge import Settings as BridgeSettings
-from ..errors import (
-    BridgeBroken,
-    CapacityError,
-    ChildGone,
-    Draining,
-    LimitReached,
-    ServerFailing,
-    SessionNotFound,
-    SpawnError,
-    StartTimeout,
-)
+from ..errors import BridgeBroken, ChildGone, Draining, SessionNotFound, StartTimeout
 from ..protocol.handshake import agree, clamp_request
-from ..protocol.jsonrpc import Request
+from ..protocol.jsonrpc import Request, object_members, parse_line, result_response, string_member
+from ..protocol.revisions import LATEST
+from ..protocol.to_legacy import initialize_result
 from ..supervisor import Supervisor
-from ..supervisor.restart import Attempt, Breaker, BreakerStatistics
+from ..supervisor.restart import Attempt, BreakerStatistics
 from ..telemetry import redact
+from .admission import Admission
+from .facts import ServerFacts, refuses_for_being_modern
 from .ids import SessionIds
+from .leases import Leases
 from .principal import Principal
 from .server import ServerRecipe
-from .session import Session, log_name
+from .session import Session, SessionBridge, log_name
 from .settings import Settings
 
 __all__ = ["Opened", "SessionManager", "SessionStatistics"]
@@ -59,7 +54,7 @@ class Opened:
     """
 
     session: Session | None
-    bridge: Bridge
+    bridge: SessionBridge
     exchange: Exchange
 
 
@@ -89,15 +84,8 @@ class SessionManager:
 
     Use as an async context manager: leaving it ends every session.
 
-    A server that keeps failing is left alone: a breaker refuses to start it for a while, then lets
-    one client try. A failure is a child that cannot be started, ends before it answers
-    `initialize`, or does not answer in time. Any answer is a success, and at once: it shows that the
-    server starts, and a trial that took `stable_after` would keep everybody out for as long. So a
-    refusal is a success too: what one user asks for must not shut out the others. For the same
-    reason the end of a server *after* its answer is no failure, however early: from then on it does
-    what one user tells it, and an agent repeats the call that crashed it. Such ends are counted
-    (`SessionStatistics.crashes`). Nor are failures what we cause: a limit of this machine, a client
-    that goes away, our shutdown.
+    A client of a server that takes `initialize` has a child of its own. A server that does not take it
+    is modern, and its sessions are state of ours over the child that a lease of their principal has.
 
     Args:
         server: What to start for each session.
@@ -105,7 +93,11 @@ class SessionManager:
         settings: Bounds.
         bridge_settings: Bounds of each bridge.
         ids: Mints the ids.
+        facts: What is known of the server already; None if nothing is.
         uniform: Draws the back-off of the breaker.
+
+    Attributes:
+        leases: Children for requests without a session.
     """
 
     def __init__(
@@ -116,6 +108,7 @@ class SessionManager:
         settings: Settings,
         bridge_settings: BridgeSettings,
         ids: SessionIds,
+        facts: ServerFacts | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -125,32 +118,42 @@ class SessionManager:
         self._bridge_settings = bridge_settings
         self._ids = ids
         self._sessions: dict[str, Session] = {}
-        self._places = 0
-        self._breaker = Breaker(settings.breaker, uniform=uniform)
+        self._admission = Admission(server, settings, uniform=uniform)
+        self._facts = facts or ServerFacts()
         self._crashes = 0
-        self._start_slots = asyncio.Semaphore(settings.max_starting)
-        self._draining = False
         self._changed = asyncio.Event()  # a bridge went idle, or a session ended
         self._tasks = asyncio.TaskGroup()
+        self.leases = Leases(
+            server,
+            supervisor,
+            self._admission,
+            self._facts,
+            settings=settings,
+            bridge_settings=bridge_settings,
+            seal=Seal(),
+            on_change=self._changed.set,
+        )
 
     async def __aenter__(self) -> Self:
         """Return the manager."""
         await self._tasks.__aenter__()
+        await self.leases.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End every session and wait until no child is left."""
-        self._draining = True
+        self._admission.draining = True
         self.end_all("the broker is shutting down")
         # Not told of an error in the block: it would cancel the tasks that see the children through.
+        await self.leases.__aexit__(None, None, None)
         await self._tasks.__aexit__(None, None, None)
 
     async def open(self, principal: Principal, request: Request) -> Opened:
-        """Start a child, pass `initialize` to it, and open a session if it agrees.
+        """Open a session, in answer to `initialize`, if the server agrees.
 
-        Cancelling it (the client has gone) stops the child again.
+        Cancelling it (the client has gone) stops a child that was started for it.
 
         Raises:
             Draining: We are shutting down.
@@ -164,15 +167,11 @@ class SessionManager:
         """
         clamp_request(request)
         self.check_accepting()
-        if not self._breaker.admits(self._loop.time()):
-            raise self._refusal()  # without a wait for a turn that would be refused
-        with self._place() as place:
-            async with self._start_turn():
-                self.check_accepting()  # again: the turn may have come after the drain
-                with self._attempt() as attempt:
-                    session = await self._start(principal)
-                    place.pop_all()  # from here on the session's own task gives it back
-                    return await self._initialize(session, request, attempt)
+        if self._facts.speaks_legacy is not False:
+            opened = await self._open_with_child(principal, request)
+            if opened is not None:
+                return opened
+        return await self._open_over_lease(principal, request)
 
     def check_accepting(self) -> None:
         """Let a new call through, or refuse it.
@@ -180,8 +179,7 @@ class SessionManager:
         Raises:
             Draining: We are shutting down: calls in flight may finish, but nothing starts.
         """
-        if self._draining:
-            raise Draining
+        self._admission.check()
 
     def find(self, principal: Principal, session_id: str) -> Session:
         """Return a living session of this principal, and note that it is used.
@@ -195,25 +193,33 @@ class SessionManager:
         session.last_used = self._loop.time()
         return session
 
+    def has(self, principal: Principal, session_id: str) -> bool:
+        """Tell whether `find` would find it; it does not count as used."""
+        session = self._sessions.get(session_id)
+        return session is not None and session.principal == principal
+
     def end(self, session: Session, reason: str) -> None:
         """End a session: unknown from now on, its calls failed, its child stopped behind our back."""
         if session.ended is None:
             del self._sessions[session.id]
             session.end(reason)
             logger.info("session.ended", extra={"session": log_name(session.id), "reason": reason})
-            self._tasks.create_task(session.child.stop(), name="stop child")
+            if session.child is not None:
+                self._tasks.create_task(session.child.stop(), name="stop child")
 
     def end_all(self, reason: str) -> None:
-        """End every session."""
+        """End every session, and every lease."""
         for session in list(self._sessions.values()):
             self.end(session, reason)
+        self.leases.end_all()
 
     async def drain(self, grace: float) -> None:
         """Open nothing new, and wait until no client waits for an answer, at most `grace` seconds."""
-        self._draining = True
+        self._admission.draining = True
+        self.leases.end_listening()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
-                while any(session.bridge.busy for session in self._sessions.values()):
+                while self.leases.busy or any(session.bridge.busy for session in self._sessions.values()):
                     self._changed.clear()
                     await self._changed.wait()
 
@@ -221,85 +227,72 @@ class SessionManager:
         """Return a snapshot."""
         return SessionStatistics(
             sessions=len(self._sessions),
-            places=self._places,
+            places=self._admission.places,
             max_sessions=self._settings.max_sessions,
-            draining=self._draining,
-            breaker=self._breaker.statistics(self._loop.time()),
+            draining=self._admission.draining,
+            breaker=self._admission.breaker_statistics(),
             crashes=self._crashes,
         )
 
-    @contextlib.contextmanager
-    def _place(self) -> Iterator[contextlib.ExitStack]:
-        if self._places >= self._settings.max_sessions:
-            raise LimitReached(
-                f"all {self._settings.max_sessions} sessions are in use",
-                retry_after=self._settings.retry_after,
-            )
-        self._places += 1
-        with contextlib.ExitStack() as place:
-            place.callback(self._give_back)
-            yield place
-
     def _give_back(self) -> None:
-        self._places -= 1
+        self._admission.give_back()
         self._changed.set()
 
-    @contextlib.asynccontextmanager
-    async def _start_turn(self) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(self._settings.queue_timeout):
-                await self._start_slots.acquire()
-        except TimeoutError:
-            raise LimitReached(
-                f"{self._settings.max_starting} servers are being started already",
-                retry_after=self._settings.retry_after,
-            ) from None
-        try:
-            yield
-        finally:
-            self._start_slots.release()
+    async def _open_with_child(self, principal: Principal, request: Request) -> Opened | None:
+        """Start a child and pass `initialize` to it; None if the server is modern, and takes none."""
+        with self._admission.place() as place:
+            async with self._admission.start() as attempt:
+                began = self._loop.time()
+                session = await self._start(principal)
+                place.pop_all()  # from here on the session's own task gives it back
+                opened = await self._initialize(session, request, attempt)
+                if opened.session is not None:
+                    self._facts.speaks_legacy = True
+                    self._facts.handshake_seconds = self._loop.time() - began
+                elif await _refuses_for_being_modern(opened):
+                    self._facts.speaks_legacy = False
+                    opened.bridge.release(opened.exchange)
+                    return None
+                return opened
 
-    @contextlib.contextmanager
-    def _attempt(self) -> Iterator[Attempt]:
-        """Start something in this block if the breaker lets it through.
+    async def _open_over_lease(self, principal: Principal, request: Request) -> Opened:
+        """Open a session over the modern child of its principal."""
+        with self._admission.place() as place:
+            opened = await self._translated(principal, request)
+            place.pop_all()  # as above
+            return opened
 
-        What fails with an error is told to the breaker here; who gets an answer tells it himself.
-        """
-        attempt = self._breaker.try_start(self._loop.time())
-        if attempt is None:
-            raise self._refusal()
-        try:
-            yield attempt
-        except CapacityError:  # ours, not the server's
-            raise
-        except (SpawnError, StartTimeout, BridgeBroken) as exc:
-            self._failed(attempt, str(exc))
-            raise
-        finally:
-            self._breaker.abandoned(attempt)  # unless its outcome was told
-
-    def _refusal(self) -> ServerFailing:
-        # While a trial is under way nobody knows how long that takes.
-        left = self._breaker.statistics(self._loop.time()).retry_after
-        return ServerFailing(retry_after=left or self._settings.retry_after)
-
-    def _failed(self, attempt: Attempt, reason: str) -> None:
-        if self._draining:  # it ended because we end everything
-            return
-        now = self._loop.time()
-        reason = redact(reason, self._server.secrets)
-        if self._breaker.failed(attempt, now, reason):
-            facts = {"server": self._server.name, "reason": reason, "retry_after": self._breaker.backoff(now)}
-            logger.warning("server.breaker_opened", extra=facts)
+    async def _translated(self, principal: Principal, request: Request) -> Opened:
+        child = await self.leases.modern_child(principal)
+        if child.discovery is None:
+            raise RuntimeError("expected a child that was asked what it is")
+        params = object_members(request.members.get("params"))
+        result = initialize_result(child.discovery, string_member(params, "protocolVersion") or LATEST)
+        answer = result_response(request.id, result)
+        agreement = agree(answer)
+        if agreement is None:
+            raise RuntimeError("expected an agreement")
+        session_id = self._ids.mint()
+        bridge = LegacySession(
+            LegacyClient.read(request, agreement.revision),
+            functools.partial(self.leases.modern_child, principal),
+            self._bridge_settings,
+            spawn=self._tasks.create_task,
+            on_idle=functools.partial(self._went_idle, session_id),
+        )
+        session = Session(session_id, principal, None, bridge, self._loop.time())
+        session.agreement = agreement
+        self._add(session)
+        return Opened(session, bridge, bridge.greet(answer))
 
     def _answered(self, session: Session, attempt: Attempt) -> None:
         """Tell the breaker about an answer to `initialize`: the server's, or the bridge's for it."""
+        child = session.child
         if session.ended is None:
-            if self._breaker.succeeded():
-                logger.warning("server.breaker_closed", extra={"server": self._server.name})
-        elif session.ended == SERVER_ENDED:
-            how = session.child.exit_status() if session.child.done.is_set() else "closed its output"
-            self._failed(attempt, f"the server process {how} before it answered `initialize`")
+            self._admission.answered()
+        elif session.ended == SERVER_ENDED and child is not None:
+            how = child.exit_status() if child.done.is_set() else "closed its output"
+            self._admission.failed(attempt, f"the server process {how} before it answered `initialize`")
 
     async def _start(self, principal: Principal) -> Session:
         session_id = self._ids.mint()
@@ -307,19 +300,23 @@ class SessionManager:
         if logger.isEnabledFor(logging.DEBUG):
             config = dataclasses.replace(config, on_stderr=functools.partial(self._log_stderr, session_id))
         child = await self._supervisor.start(config)
-        if self._draining:
+        if self._admission.draining:
             await child.stop(eof_grace=0, stop_grace=0)
             raise Draining
         on_idle = functools.partial(self._went_idle, session_id)
         bridge = Bridge(child, self._bridge_settings, on_idle=on_idle)
         session = Session(session_id, principal, child, bridge, self._loop.time())
+        self._add(session)
+        return session
+
+    def _add(self, session: Session) -> None:
         self._sessions[session.id] = session
         self._tasks.create_task(self._serve(session), name=f"session {log_name(session.id)}")
+        pid = None if session.child is None else session.child.pid
         logger.info(
             "session.started",
-            extra={"session": log_name(session.id), "server": self._server.name, "pid": child.pid},
+            extra={"session": log_name(session.id), "server": self._server.name, "pid": pid},
         )
-        return session
 
     async def _initialize(self, session: Session, request: Request, attempt: Attempt) -> Opened:
         try:
@@ -352,7 +349,8 @@ class SessionManager:
             logger.exception("session.failed", extra={"session": log_name(session.id)})
         finally:
             self.end(session, SERVER_ENDED)
-            await session.child.wait()
+            if session.child is not None:
+                await session.child.wait()
             self._give_back()
 
     def _went_idle(self, session_id: str) -> None:
@@ -376,3 +374,10 @@ class SessionManager:
     def _log_stderr(self, session_id: str, line: str) -> None:
         text = redact(line, self._server.secrets)
         logger.debug("child.stderr", extra={"session": log_name(session_id), "line": text})
+
+
+async def _refuses_for_being_modern(refused: Opened) -> bool:
+    """Return whether a server has refused `initialize` because it is too new for it."""
+    (answer,) = parse_line(await refused.exchange.wait_answered())
+    error = object_members(answer.members.get("error"))
+    return error is not None and refuses_for_being_modern(error)

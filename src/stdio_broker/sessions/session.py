@@ -1,14 +1,17 @@
-"""One session: a client of one principal, with a child of its own."""
+"""One session: a client of one principal, and what it talks to."""
 
 import asyncio
 
-from ..bridge import Bridge
+from ..bridge import Bridge, LegacySession
 from ..errors import BridgeBroken
 from ..protocol.handshake import Agreement
 from ..supervisor import Child
 from .principal import Principal
 
-__all__ = ["Session", "log_name"]
+__all__ = ["Session", "SessionBridge", "log_name"]
+
+#: What the messages of a session go through: a child of its own era, or a translation.
+SessionBridge = Bridge | LegacySession
 
 
 class Session:
@@ -17,8 +20,8 @@ class Session:
     Attributes:
         id: Its id, a secret of the client.
         principal: Whose it is; nobody else's requests reach it.
-        bridge: Its child, joined to the protocol.
-        child: Its child.
+        bridge: What its messages go through.
+        child: Its own child; None if it has a share in one that a lease has.
         agreement: What was agreed in `initialize`; None until then.
         last_used: When a client last sent something (event loop time, seconds).
         idle_timer: Looks next whether the session is idle.
@@ -28,7 +31,12 @@ class Session:
     __slots__ = ("agreement", "bridge", "child", "ended", "id", "idle_timer", "last_used", "principal")
 
     def __init__(
-        self, session_id: str, principal: Principal, child: Child, bridge: Bridge, now: float
+        self,
+        session_id: str,
+        principal: Principal,
+        child: Child | None,
+        bridge: SessionBridge,
+        now: float,
     ) -> None:
         self.id = session_id
         self.principal = principal

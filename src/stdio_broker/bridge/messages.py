@@ -1,0 +1,46 @@
+"""What a bridge says in place of a child, or of a client."""
+
+import msgspec
+
+from ..protocol.jsonrpc import INTERNAL_ERROR, Members, encode, error_response
+from ..protocol.to_modern import ListenFilter
+from .channel import Ending
+
+__all__ = ["answer_too_long", "changes", "child_ended", "request_members", "slow_client"]
+
+
+def answer_too_long(client_id: bytes, line_bytes: int) -> bytes:
+    """Return the answer in place of one that was over the limit on a line."""
+    text = f"the server's answer of {line_bytes} bytes exceeds the broker's limit on a line"
+    return error_response(client_id, INTERNAL_ERROR, text, {"reason": "answer too long", "bytes": line_bytes})
+
+
+def slow_client(client_id: bytes) -> bytes:
+    """Return the end of a stream that was cut because its client does not read."""
+    text = "the client read the stream of this request too slowly; messages were lost"
+    return error_response(client_id, INTERNAL_ERROR, text, {"reason": "slow client"})
+
+
+def child_ended(client_id: bytes, ending: Ending) -> bytes:
+    """Return the answer to a call whose child ended under it."""
+    return error_response(client_id, INTERNAL_ERROR, str(ending.error), ending.data())
+
+
+def changes(wanted: ListenFilter) -> list[Members]:
+    """Return a notification for everything that a listener wants to know of: all of it may have changed."""
+    methods = {
+        "notifications/tools/list_changed": wanted.tools,
+        "notifications/prompts/list_changed": wanted.prompts,
+        "notifications/resources/list_changed": wanted.resources,
+    }
+    lists = [request_members(method, None) for method, is_wanted in methods.items() if is_wanted]
+    uris = [{"uri": msgspec.Raw(msgspec.json.encode(uri))} for uri in wanted.uris]
+    return lists + [request_members("notifications/resources/updated", uri) for uri in uris]
+
+
+def request_members(method: str, params: Members | None) -> Members:
+    """Return a notification of ours, or a request without its id."""
+    members: Members = {"jsonrpc": msgspec.Raw(b'"2.0"'), "method": msgspec.Raw(msgspec.json.encode(method))}
+    if params is not None:
+        members["params"] = msgspec.Raw(encode(params))
+    return members

@@ -1,0 +1,341 @@
+"""A child that serves the requests of several clients of one principal, whichever era it speaks.
+
+What both eras have in common: numbers for ids, one `Caller` behind each, requests of our own, and
+the end of the child for everybody at once.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from ..errors import BridgeBroken, ChildGone, LimitReached
+from ..protocol.jsonrpc import (
+    Members,
+    Message,
+    Notification,
+    Request,
+    Response,
+    cancellation,
+    encode,
+    object_members,
+    parse_line,
+)
+from ..protocol.param_headers import ParamHeaders
+from ..supervisor import Child
+from .channel import Channel, Ending
+from .messages import answer_too_long, request_members
+from .settings import Settings
+from .streams import Exchange
+
+__all__ = ["Caller", "SharedChild", "SharedExchange", "error_code"]
+
+logger = logging.getLogger(__name__)
+
+#: Pages of `tools/list` that are read for the headers that tools want mirrored.
+MAX_TOOL_PAGES = 32
+
+Result = TypeVar("Result")
+
+_numbers = itertools.count(1)
+
+
+class SharedExchange(Exchange):
+    """One modern request in flight.
+
+    Attributes:
+        error_code: JSON-RPC code of the answer, if it is an error.
+        on_abandoned: Called when the client goes before the answer is here.
+    """
+
+    __slots__ = ("error_code", "on_abandoned")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, max_bytes: int) -> None:
+        super().__init__(loop, max_bytes=max_bytes)
+        self.error_code: int | None = None
+        self.on_abandoned: Callable[[], None] | None = None
+
+    def release(self) -> None:
+        """Say that nobody reads it any more. Before the answer that means: cancel the request.
+
+        Source: MCP 2026-07-28, basic/transports/streamable-http, "Cancellation".
+        """
+        self.detach()
+        if not self.answered and self.on_abandoned is not None:
+            self.on_abandoned()
+
+
+class Caller(Protocol):
+    """Who waits for what a child says to one request. It is called by the child's reader."""
+
+    @property
+    def wants_logs(self) -> bool:
+        """Whether log messages that belong to its request may go to it."""
+
+    def told(self, notification: Notification) -> None:
+        """Take a notification that belongs to the request."""
+
+    def answered(self, response: Response) -> None:
+        """Take the answer, under the id that the child knows. Nothing comes after it."""
+
+    def failed(self, ending: Ending) -> None:
+        """Learn that there will be no answer. Nothing comes after it."""
+
+
+class SharedChild:
+    """A child and the requests that it has not answered.
+
+    Args:
+        child: Running, with its stdout unread.
+        settings: Bounds.
+        on_idle: Called whenever the child owes nothing any more; sometimes twice.
+
+    Attributes:
+        number: Tells the children of this process apart, for good: pids come again.
+        ending: How it ended; None while it can be used.
+        server_info: What it says of itself, or None.
+        unrelated_messages: Notifications that belonged to nobody.
+        violations: Messages that its revision does not allow.
+    """
+
+    def __init__(
+        self, child: Child, settings: Settings, *, on_idle: Callable[[], None] = lambda: None
+    ) -> None:
+        self.number = next(_numbers)
+        self.ending: Ending | None = None
+        self.server_info: msgspec.Raw | None = None
+        self.unrelated_messages = 0
+        self.violations = 0
+        self._loop = asyncio.get_running_loop()
+        self._settings = settings
+        self._on_idle = on_idle
+        self._channel = Channel(child, self)
+        self._callers: dict[bytes, Caller] = {}
+        self._last_id = 0
+        self._param_headers: asyncio.Task[ParamHeaders] | None = None
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    @property
+    def first_bad_line(self) -> str | None:
+        """The start of the first line that was no JSON-RPC: for operators only."""
+        return self._channel.first_bad_line
+
+    @property
+    def calls(self) -> int:
+        """Requests that the child has not answered, our own included."""
+        return len(self._callers)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the child owes anybody anything."""
+        return bool(self._callers)
+
+    def check_usable(self) -> None:
+        """Let a new request through, or refuse it.
+
+        Raises:
+            BridgeBroken: The child has ended.
+            LimitReached: Too many calls are in flight.
+        """
+        if self.ending is not None:
+            raise _broken(self.ending)
+        if len(self._callers) >= self._settings.max_calls:
+            raise LimitReached(
+                f"{self._settings.max_calls} calls to this server are in flight already", retry_after=1.0
+            )
+
+    def open(self, caller: Caller) -> bytes:
+        """Note who waits for the answer to a new request; return the id to send it under."""
+        self._last_id += 1
+        child_id = b"%d" % self._last_id
+        self._callers[child_id] = caller
+        return child_id
+
+    def close(self, child_id: bytes) -> bool:
+        """Note that nobody waits for an answer any more; tell whether somebody did."""
+        known = self._callers.pop(child_id, None) is not None
+        if not self.busy:
+            self._on_idle()
+        return known
+
+    def cancel(self, child_id: bytes, reason: str) -> None:
+        """Forget a request and tell the child so (MCP 2026-07-28, stdio, "Cancellation")."""
+        if self.close(child_id):
+            self._channel.send_nowait(cancellation(child_id, reason))
+
+    async def send(self, child_id: bytes, members: Members) -> None:
+        """Send a request that was opened; forget it if that fails.
+
+        Raises:
+            ChildGone: The child is being stopped, or has ended.
+        """
+        members["id"] = msgspec.Raw(child_id)
+        try:
+            await self._channel.send(encode(members))
+        except BaseException:
+            self.close(child_id)
+            raise
+
+    async def query(self, method: str, params: Members | None = None) -> Response:
+        """Ask the child something ourselves. Bound the wait: it may never answer.
+
+        Raises:
+            BridgeBroken: The child has ended, or ends meanwhile.
+            ChildGone: It is being stopped.
+        """
+        if self.ending is not None:
+            raise _broken(self.ending)
+        query = _Query(self._loop.create_future())
+        child_id = self.open(query)
+        try:
+            await self.send(child_id, request_members(method, params))
+            return await query.answer
+        finally:
+            self.close(child_id)
+
+    def new_exchange(self) -> SharedExchange:
+        """Return a stream for a modern request."""
+        return SharedExchange(self._loop, max_bytes=self._settings.max_stream_bytes)
+
+    async def param_headers(self) -> ParamHeaders:
+        """Return which arguments of which tools are mirrored in headers; asked of the child once.
+
+        A child that does not tell validates nothing: a call must not fail for that.
+        """
+        if self._param_headers is None:
+            self._param_headers = self._spawn(self._read_param_headers())
+        return await asyncio.shield(self._param_headers)
+
+    async def run(self) -> None:
+        """Route what the child sends until its output ends, then fail what is open."""
+        try:
+            self.fail(await self._channel.run())
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+
+    def fail(self, ending: Ending) -> None:
+        """Tell everybody who waits that there will be no answer, and refuse what comes."""
+        if self.ending is None:
+            self.ending = ending
+        callers = list(self._callers.values())
+        self._callers.clear()
+        for caller in callers:
+            caller.failed(ending)
+        self._on_idle()
+
+    def message(self, message: Message) -> None:
+        """Take a message of the child (`Receiver`)."""
+        if isinstance(message, Response):
+            caller = self._callers.pop(message.id, None)
+            if caller is None:
+                logger.debug("child.late_answer", extra={"pid": self._channel.pid})
+                return
+            caller.answered(message)
+            if not self.busy:
+                self._on_idle()
+        elif isinstance(message, Request):
+            self._asked(message)
+        elif message.method == "notifications/tools/list_changed":
+            self._forget_param_headers()
+            self._told(message)
+        else:
+            self._told(message)
+
+    def lost_answer(self, child_id: bytes, line_bytes: int) -> None:
+        """Fail the call whose answer was too long (`Receiver`)."""
+        (response,) = parse_line(answer_too_long(child_id, line_bytes))
+        self.message(response)
+
+    def _spawn(self, work: Coroutine[None, None, Result]) -> asyncio.Task[Result]:
+        """Do something beside the reading of the child; `run` sees to its end."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _asked(self, request: Request) -> None:
+        raise NotImplementedError
+
+    def _told(self, notification: Notification) -> None:
+        raise NotImplementedError
+
+    def _list_params(self) -> Members:
+        """Return the params of a `tools/list` of our own."""
+        raise NotImplementedError
+
+    def _progress(self, notification: Notification) -> None:
+        """Pass progress on to the call that owns its token, which is the call's id."""
+        params = object_members(notification.members.get("params"))
+        token = None if params is None else params.get("progressToken")
+        caller = None if token is None else self._callers.get(bytes(token))
+        if caller is not None:
+            caller.told(notification)
+
+    def _only_one_that_wants_logs(self) -> Caller | None:
+        """Return the request that a log message belongs to: no field tells, so only if there is one."""
+        wanting = [caller for caller in self._callers.values() if caller.wants_logs]
+        return wanting[0] if len(wanting) == 1 else None
+
+    def _forget_param_headers(self) -> None:
+        if self._param_headers is not None and self._param_headers.done():
+            self._param_headers = None
+
+    async def _read_param_headers(self) -> ParamHeaders:
+        headers = ParamHeaders.empty()
+        params = self._list_params()
+        try:
+            async with asyncio.timeout(self._settings.query_timeout):
+                for _ in range(MAX_TOOL_PAGES):
+                    answer = await self.query("tools/list", params)
+                    result = object_members(answer.members.get("result")) or {}
+                    headers.add_page(result)
+                    if "nextCursor" not in result:
+                        break
+                    params = {**self._list_params(), "cursor": result["nextCursor"]}
+        except (BridgeBroken, ChildGone, TimeoutError) as exc:
+            logger.warning(
+                "server.headers_unknown", extra={"pid": self._channel.pid, "problem": type(exc).__name__}
+            )
+        return headers
+
+
+class _Query:
+    """A request of our own."""
+
+    wants_logs = False
+
+    def __init__(self, answer: asyncio.Future[Response]) -> None:
+        self.answer = answer
+
+    def told(self, notification: Notification) -> None:
+        pass  # we asked for no progress
+
+    def answered(self, response: Response) -> None:
+        if not self.answer.done():
+            self.answer.set_result(response)
+
+    def failed(self, ending: Ending) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(_broken(ending))
+
+
+def error_code(members: Members) -> int | None:
+    """Return the code of a response that is an error; None if it is none."""
+    error = object_members(members.get("error"))
+    if error is None:
+        return None
+    try:
+        return msgspec.json.decode(error.get("code", b"0"), type=int)
+    except msgspec.DecodeError:
+        return 0
+
+
+def _broken(ending: Ending) -> BridgeBroken:
+    """Return what to raise where nobody waits for an answer: each has a traceback of its own."""
+    return BridgeBroken(str(ending.error), code=ending.error.code, signal=ending.error.signal)

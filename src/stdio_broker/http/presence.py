@@ -1,0 +1,54 @@
+"""Whether the client is still there: a block that ends when it goes."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from .wire import HttpRequest, PeerGone
+
+__all__ = ["WhileThere"]
+
+
+class WhileThere:
+    """Cancel the work of a block when the client closes its connection.
+
+    As `asyncio.timeout` does when time is over, and as cheap: one task, which only waits. Only after
+    the request's body was read.
+
+    Raises:
+        PeerGone: The client went first.
+    """
+
+    __slots__ = ("_cancelling", "_gone", "_left", "_request", "_task")
+
+    def __init__(self, request: HttpRequest) -> None:
+        self._request = request
+        self._left = False
+
+    async def __aenter__(self) -> Self:
+        """Watch the client from here on."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("expected to run in a task")
+        self._task: asyncio.Task[object] | None = task
+        self._cancelling = task.cancelling()
+        self._gone = asyncio.create_task(self._request.wait_disconnected())
+        self._gone.add_done_callback(self._leave)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Watch it no more."""
+        task, self._task = self._task, None
+        self._gone.cancel()
+        if self._left and task is not None and task.uncancel() <= self._cancelling:
+            if kind is asyncio.CancelledError:
+                raise PeerGone from exc
+            # The block was through before it noticed.
+            raise PeerGone
+
+    def _leave(self, gone: asyncio.Task[None]) -> None:
+        if self._task is not None and not gone.cancelled():
+            self._left = True
+            self._task.cancel()
