@@ -11,6 +11,7 @@ Source: MCP 2026-07-28, basic/transports/streamable-http; protocol matrix, secti
 """
 
 import logging
+from collections.abc import Sequence
 
 import msgspec
 
@@ -111,13 +112,21 @@ class ModernEndpoint:
         return await self._leases.call(principal, modern)
 
 
-def unsupported_version(requested: str, request_id: bytes | None = None) -> LocalProtocolError:
-    """Return the refusal of a version that we do not speak."""
+def unsupported_version(
+    requested: str, request_id: bytes | None = None, *, supported: Sequence[str] = SUPPORTED_VERSIONS
+) -> LocalProtocolError:
+    """Return the refusal of a version that we do not speak.
+
+    Args:
+        requested: What was asked for.
+        request_id: The raw id of the request, if there is one.
+        supported: What the client can choose from instead.
+    """
     return LocalProtocolError(
-        f"expected a protocol version of {', '.join(SUPPORTED_VERSIONS)}, found {requested[:80]!r}",
+        f"expected a protocol version of {', '.join(supported)}, found {requested[:80]!r}",
         code=UNSUPPORTED_PROTOCOL_VERSION,
         request_id=request_id,
-        data=msgspec.json.encode({"supported": SUPPORTED_VERSIONS, "requested": requested}),
+        data=msgspec.json.encode({"supported": supported, "requested": requested}),
     )
 
 
@@ -142,5 +151,6 @@ def _read(request: HttpRequest, message: Request) -> ModernRequest:
     modern = read_request(message)
     check_standard_headers(request.fields, modern.method, modern.params, modern.version, modern.id)
     if modern.version not in MODERN_VERSIONS:
-        raise unsupported_version(modern.version, modern.id)
+        # The same that `server/discover` names; an older one is not spoken in this way.
+        raise unsupported_version(modern.version, modern.id, supported=MODERN_VERSIONS)
     return modern
