@@ -4,6 +4,9 @@ The method is that of the project's performance notes: one cheap child for every
 that checks every answer, subjects interleaved in rounds, medians and ratios within one run. Figures of
 different runs must not be compared: a shared machine wanders by a third from hour to hour.
 
+The broker is measured between clients and servers of both eras (docs/revisions.md): `stdio-broker` is
+legacy to legacy, the others say which, and their ratios tell what the modern era and the translation cost.
+
 Reading order: `__main__` (what runs when), `subjects`, `scenarios`, `load` and `programs` (the tools),
 `report`. The programs that run beside it: `child.c`, `load.c`, `answer.c`, their Python stand-ins
 `child.py` and `loader.py`, and `constant.py`.

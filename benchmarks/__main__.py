@@ -32,7 +32,8 @@ def main() -> int:
     tools = prepare()
     tag = f"bench-tag-{os.getpid()}"
     scenarios = [s for s in SCENARIOS if options.scenario in (None, s.name)]
-    chosen = [s for s in subjects(tools, tag) if options.subject in (None, s.name) and scenarios]
+    names = {s.name for s in scenarios}
+    chosen = [s for s in subjects(tools, tag) if options.subject in (None, s.name) and names & s.scenarios]
     print(report.machine())
     print(*tools.notes, sep="\n", flush=True)
     rounds: dict[str, list[Figures]] = defaultdict(list)
@@ -50,7 +51,7 @@ def main() -> int:
         return _INTERRUPTED
     finally:
         end_tagged(tag)
-    if scenarios:
+    if chosen:
         print(report.tables(rounds, scenarios), report.ratios(rounds), sep="\n\n", end="\n\n")
     if starts:
         print(report.tables(starts, [SUPERVISOR]), supervisor.ratios(starts), sep="\n\n")
@@ -63,9 +64,9 @@ def _measure(
     figures: dict[str, float | None] = {}
     failed = {"errors": 0.0, "wrong": 0.0}
     with started(subject.argv) as program:
-        load = Load(tools=tools, subject=subject, program=program, seconds=seconds)
+        load = Load(tools=tools, subject=subject, program=program, seconds=seconds * subject.share)
         for scenario in scenarios:
-            if scenario.applies(subject):
+            if scenario.name in subject.scenarios:
                 found = scenario.run(load)
                 figures.update(found)
                 failed = {key: value + (found.get(key) or 0) for key, value in failed.items()}

@@ -51,7 +51,7 @@ static size_t serve(struct buffer *in, struct buffer *out) {
     buffer_room(&body, 1);
     if (!memcmp(in->data, "DELETE", 6))
         respond(out, "204 No Content", &body);
-    else if (answer_message(in->data + head, length, &body))
+    else if (answer_message(BOTH, in->data + head, length, &body))
         respond(out, "200 OK", &body);
     else
         respond(out, "202 Accepted", &body);

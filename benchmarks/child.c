@@ -1,8 +1,9 @@
-/* A small, fast stdio MCP server of the legacy era: the child behind every subject of the benchmark.
+/* A small, fast stdio MCP server: the child behind every subject of the benchmark.
  *
  * It costs a few microseconds a call, so that what is measured is the bridge in front of it. All
  * lines of one read are answered by one write. It ends at EOF, as MCP 2025-11-25 (lifecycle,
- * "Shutdown") asks. Arguments are ignored; the benchmark passes a tag, to count what is left behind.
+ * "Shutdown") asks. The first argument is the era that it speaks: `legacy` or `modern`; else both.
+ * Others are ignored; the benchmark passes a tag, to count what is left behind.
  */
 #include <errno.h>
 #include <unistd.h>
@@ -20,7 +21,12 @@ static void write_all(struct buffer *out) {
     out->size = 0;
 }
 
-int main(void) {
+static enum eras read_eras(const char *word) {
+    return !strcmp(word, "legacy") ? LEGACY : !strcmp(word, "modern") ? MODERN : BOTH;
+}
+
+int main(int argc, char **argv) {
+    enum eras eras = read_eras(argc > 1 ? argv[1] : "");
     struct buffer in = {0}, out = {0};
     size_t searched = 0; /* where the next search for a newline starts */
     for (;;) {
@@ -33,7 +39,7 @@ int main(void) {
         size_t start = 0;
         for (char *end; (end = memchr(in.data + searched, '\n', in.size - searched));) {
             size_t stop = (size_t)(end - in.data);
-            if (answer_message(in.data + start, stop - start, &out))
+            if (answer_message(eras, in.data + start, stop - start, &out))
                 buffer_text(&out, "\n");
             start = searched = stop + 1;
         }

@@ -2,10 +2,11 @@
  *
  * It checks the id and the content of every answer. A call counts only when both are right; an
  * answer that is somebody else's counts as `wrong`, everything else that fails as an error. It
- * talks to the loopback interface only and is bounded in time and count. load.py is the same
+ * talks to the loopback interface only and is bounded in time and count. loader.py is the same
  * program for machines without a compiler or epoll: same arguments, same output (one JSON line).
  *
- * Source of the exchange: MCP 2025-11-25, basic/transports, "Streamable HTTP".
+ * Source of the exchange: MCP 2025-11-25, basic/transports, "Streamable HTTP"; in the modern era, which
+ * knows no sessions, MCP 2026-07-28, basic/transports/streamable-http.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -28,7 +29,6 @@
 #define PIDS_MAX 16
 #define ANSWER_MAX (128u << 20)
 #define REQUEST_TIMEOUT 30.0 /* an answer that takes longer is an error */
-#define VERSION "2025-11-25"
 
 enum mode { CALLS, CYCLES, HOLD };
 enum step { OPEN, READY, CALL, CLOSE };
@@ -56,6 +56,7 @@ static struct {
     enum mode mode;
     int port, connections, sessions, pids[PIDS_MAX], pid_count, cpu;
     char path[200];
+    bool modern;
     const char *constant;
     double seconds, warmup;
     long count, text_bytes, blob_bytes;
@@ -148,6 +149,8 @@ static void push(struct connection *c) {
     }
 }
 
+static const char *tool(void) { return options.blob_bytes ? "blob" : "echo"; }
+
 static void write_body(struct connection *c, struct buffer *body) {
     body->size = 0;
     buffer_room(body, 1);
@@ -158,14 +161,18 @@ static void write_body(struct connection *c, struct buffer *body) {
     c->id = ++c->session->last_id;
     buffer_format(body, "{\"jsonrpc\":\"2.0\",\"id\":%ld,", c->id);
     if (c->step == OPEN)
-        return buffer_text(body, "\"method\":\"initialize\",\"params\":{\"protocolVersion\":\"" VERSION
+        return buffer_text(body, "\"method\":\"initialize\",\"params\":{\"protocolVersion\":\"" LEGACY_VERSION
                                  "\",\"capabilities\":{},\"clientInfo\":{\"name\":\"load\",\"version\":\"1\"}}}");
-    buffer_text(body, "\"method\":\"tools/call\",\"params\":{\"name\":");
+    buffer_text(body, "\"method\":\"tools/call\",\"params\":{");
+    if (options.modern)
+        buffer_text(body, "\"_meta\":{\"" PREFIX "protocolVersion\":\"" MODERN_VERSION "\",\"" PREFIX
+                          "clientCapabilities\":{}},");
+    buffer_format(body, "\"name\":\"%s\",\"arguments\":", tool());
     struct buffer *expected = &c->expected;
     expected->size = 0;
     if (options.blob_bytes) {
         char fill = (char)('a' + (c->index + c->id) % 26);
-        buffer_format(body, "\"blob\",\"arguments\":{\"bytes\":%ld,\"fill\":\"%c\"}}}", options.blob_bytes, fill);
+        buffer_format(body, "{\"bytes\":%ld,\"fill\":\"%c\"}}}", options.blob_bytes, fill);
         memset(buffer_room(expected, (size_t)options.blob_bytes + 1), fill, (size_t)options.blob_bytes);
         expected->size = (size_t)options.blob_bytes;
     } else {
@@ -173,7 +180,7 @@ static void write_body(struct connection *c, struct buffer *body) {
         size_t pad = expected->size < (size_t)options.text_bytes ? (size_t)options.text_bytes - expected->size : 0;
         memset(buffer_room(expected, pad + 1), '.', pad);
         expected->size += pad;
-        buffer_text(body, "\"echo\",\"arguments\":{\"text\":\"");
+        buffer_text(body, "{\"text\":\"");
         buffer_add(body, expected->data, expected->size);
         buffer_text(body, "\"}}}");
     }
@@ -192,7 +199,10 @@ static void ask(struct connection *c, enum step step) {
     buffer_format(&c->out, " HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n", options.port);
     buffer_text(&c->out, "accept: application/json, text/event-stream\r\n");
     if (c->session->name[0] && step != OPEN)
-        buffer_format(&c->out, "mcp-session-id: %s\r\nmcp-protocol-version: " VERSION "\r\n", c->session->name);
+        buffer_format(&c->out, "mcp-session-id: %s\r\nmcp-protocol-version: " LEGACY_VERSION "\r\n", c->session->name);
+    if (options.modern)
+        buffer_format(&c->out, "mcp-protocol-version: " MODERN_VERSION "\r\nmcp-method: tools/call\r\nmcp-name: %s\r\n",
+                      tool());
     if (step != CLOSE)
         buffer_format(&c->out, "content-type: application/json\r\ncontent-length: %zu\r\n", body.size);
     buffer_text(&c->out, "\r\n");
@@ -294,6 +304,8 @@ static enum verdict judge(struct connection *c, struct span body) {
     struct span result = json_member(message, "result");
     if (!result.at || json_is(json_member(result, "isError"), "true", 4))
         return FAILED;
+    if (json_is_string(json_member(result, "resultType"), "complete") != options.modern)
+        return FAILED; /* the other era's answer */
     char id[32];
     if (!json_is(json_member(message, "id"), id, (size_t)snprintf(id, sizeof id, "%ld", c->id)))
         return WRONG;
@@ -473,7 +485,8 @@ static void run(void) {
     else
         for (int i = 0; i < (options.mode == HOLD ? 1 : options.sessions); i++) {
             connections[i].session = &sessions[i];
-            ask(&connections[i], OPEN);
+            /* Without sessions a first call does what opening one does: it starts the child. */
+            ask(&connections[i], options.modern ? CALL : OPEN);
         }
     for (;;) {
         struct epoll_event events[256];
@@ -540,10 +553,13 @@ static void parse(int argc, char **argv) {
     static const struct option names[] = {
         {"mode", 1, 0, 'm'},    {"url", 1, 0, 'u'},     {"connections", 1, 0, 'c'}, {"sessions", 1, 0, 's'},
         {"seconds", 1, 0, 't'}, {"warmup", 1, 0, 'w'},  {"count", 1, 0, 'n'},       {"text-bytes", 1, 0, 'x'},
-        {"blob-bytes", 1, 0, 'b'}, {"constant", 1, 0, 'k'}, {"pid", 1, 0, 'p'},     {"cpu", 1, 0, 'a'}, {0}};
+        {"blob-bytes", 1, 0, 'b'}, {"constant", 1, 0, 'k'}, {"pid", 1, 0, 'p'},     {"cpu", 1, 0, 'a'},
+        {"era", 1, 0, 'e'},     {0}};
     for (int o; (o = getopt_long(argc, argv, "", names, NULL)) != -1;) {
         if (o == 'm')
             options.mode = !strcmp(optarg, "cycles") ? CYCLES : !strcmp(optarg, "hold") ? HOLD : CALLS;
+        else if (o == 'e')
+            options.modern = !strcmp(optarg, "modern");
         else if (o == 'u' && sscanf(optarg, "http://127.0.0.1:%d%199s", &options.port, options.path) != 2)
             fail("the URL is not http://127.0.0.1:PORT/PATH");
         else if (o == 'c')
@@ -573,6 +589,8 @@ static void parse(int argc, char **argv) {
         fail("no --url");
     if (options.mode == CALLS && options.sessions > options.connections)
         fail("more sessions than connections");
+    if (options.mode != CALLS && options.modern)
+        fail("there are no sessions in the modern era");
     if (options.mode == HOLD)
         options.connections = 1;
     if (options.mode == CYCLES)

@@ -89,7 +89,8 @@ class Load:
             process.communicate()
 
     def _argv(self, mode: str) -> list[str]:
-        argv = [*self.tools.load, "--mode", mode, "--url", self.program.url, "--pid", str(self.program.pid)]
+        argv = [*self.tools.load, "--mode", mode, "--era", self.subject.era]
+        argv += ["--url", self.program.url, "--pid", str(self.program.pid)]
         return argv if self.subject.constant is None else [*argv, "--constant", self.subject.constant]
 
     def _run(self, mode: str, *options: str) -> Outcome:

@@ -18,7 +18,12 @@ from urllib.parse import urlsplit
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
-_VERSION = "2025-11-25"
+_LEGACY_VERSION = "2025-11-25"
+_MODERN_VERSION = "2026-07-28"
+_META: Json = {
+    "io.modelcontextprotocol/protocolVersion": _MODERN_VERSION,
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
 _LIMIT_BYTES = 128 * 1024 * 1024
 _REQUEST_TIMEOUT = 30.0
 _SECONDS_MAX = 120.0
@@ -60,6 +65,10 @@ def _member(value: Json, name: str) -> Json:
     return value.get(name) if isinstance(value, dict) else None
 
 
+def _tool(options: argparse.Namespace) -> str:
+    return "blob" if options.blob_bytes else "echo"
+
+
 class _Connection:
     """One keep-alive connection; opened when needed."""
 
@@ -68,6 +77,10 @@ class _Connection:
         if url.scheme != "http" or url.hostname != "127.0.0.1" or url.port is None:
             sys.exit("load: the URL is not http://127.0.0.1:PORT/PATH")
         self._port, self._path = url.port, url.path
+        self._modern = ""
+        if options.era == "modern":
+            self._modern = f"mcp-protocol-version: {_MODERN_VERSION}\r\nmcp-method: tools/call\r\n"
+            self._modern += f"mcp-name: {_tool(options)}\r\n"
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     def close(self) -> None:
@@ -88,9 +101,9 @@ class _Connection:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=_LIMIT_BYTES)
         reader, writer = self._streams
         head = f"{verb} {self._path} HTTP/1.1\r\nhost: 127.0.0.1:{self._port}\r\n"
-        head += "accept: application/json, text/event-stream\r\n"
+        head += "accept: application/json, text/event-stream\r\n" + self._modern
         if session:
-            head += f"mcp-session-id: {session}\r\nmcp-protocol-version: {_VERSION}\r\n"
+            head += f"mcp-session-id: {session}\r\nmcp-protocol-version: {_LEGACY_VERSION}\r\n"
         if body:
             head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
         writer.write(head.encode() + b"\r\n" + body)
@@ -128,7 +141,7 @@ class _Client:
     async def open(self) -> None:
         self.session = ""
         client: Json = {"name": "load", "version": "1"}
-        params: Json = {"protocolVersion": _VERSION, "capabilities": {}, "clientInfo": client}
+        params: Json = {"protocolVersion": _LEGACY_VERSION, "capabilities": {}, "clientInfo": client}
         answer, result = await self._request("initialize", params)
         self.session = answer.headers.get("mcp-session-id", "")
         if not self.session or _member(result, "protocolVersion") is None:
@@ -147,8 +160,9 @@ class _Client:
         else:
             expected = f"{self.index}-{identity}-".ljust(self.options.text_bytes, ".")
             arguments = {"text": expected}
-        name = "blob" if self.options.blob_bytes else "echo"
-        _, result = await self._request("tools/call", {"name": name, "arguments": arguments}, identity)
+        params: dict[str, Json] = {"_meta": _META} if self.options.era == "modern" else {}
+        params |= {"name": _tool(self.options), "arguments": arguments}
+        _, result = await self._request("tools/call", params, identity)
         if self.options.constant is not None:
             return
         content = _member(result, "content")
@@ -176,6 +190,8 @@ class _Client:
         result = _member(found, "result")
         if result is None or _member(result, "isError"):
             raise _Failed(f"error: {answer.body[:200]!r}")
+        if (_member(result, "resultType") == "complete") != (self.options.era == "modern"):
+            raise _Failed(f"the other era's answer: {answer.body[:200]!r}")
         if _member(found, "id") != identity:
             raise _Wrong(f"wrong id: {answer.body[:200]!r}")
         return answer, result
@@ -242,7 +258,8 @@ async def _calls(options: argparse.Namespace) -> str:
     owners = clients[: options.sessions]
     if options.constant is None:
         for owner in owners:
-            await owner.open()
+            # Without sessions a first call does what opening one does: it starts the child.
+            await (owner.call() if options.era == "modern" else owner.open())
     for index, client in enumerate(clients):
         owner = owners[index % len(owners)]
         client.session, client.ids = owner.session, owner.ids
@@ -317,6 +334,7 @@ def main() -> None:
     """Run one mode and print what was measured."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--mode", choices=("calls", "cycles", "hold"), default="calls")
+    parser.add_argument("--era", choices=("legacy", "modern"), default="legacy")
     parser.add_argument("--url", required=True)
     parser.add_argument("--connections", type=int, choices=range(1, 1025), default=1)
     parser.add_argument("--sessions", type=int, choices=range(1, 10001), default=1)
@@ -329,6 +347,8 @@ def main() -> None:
     parser.add_argument("--pid", type=int, action="append", default=[])
     parser.add_argument("--cpu", type=int)
     options = parser.parse_args()
+    if options.mode != "calls" and options.era == "modern":
+        sys.exit("load: there are no sessions in the modern era")
     options.seconds = min(options.seconds, _SECONDS_MAX)
     options.warmup = min(options.warmup, _SECONDS_MAX)
     if options.cpu is not None and sys.platform == "linux":

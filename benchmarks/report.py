@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import TypeAlias
 
 from benchmarks.scenarios import Figures, Scenario
-from benchmarks.subjects import BROKER, CEILING, CONSTANT
+from benchmarks.subjects import BROKER, CEILING, CELLS, CONSTANT
 
 __all__ = ["Rounds", "machine", "ratios", "tables"]
 
@@ -23,6 +23,17 @@ _RATIOS = (
     ("calls/s, 1 connection", BROKER, CONSTANT, "one_rps", ""),
     ("p50, 1 connection", BROKER, CONSTANT, "one_p50_us", ""),
     ("headroom of the generator, 32 connections", CEILING, CONSTANT, "many_rps", "at least 2"),
+    # What the modern era costs, and what translating costs, beside legacy to legacy.
+    *(
+        (what, cell, BROKER, key, "")
+        for cell in reversed(CELLS)
+        for what, key in (
+            ("CPU per call, 32 connections", "many_cpu_us"),
+            ("CPU per call, 1 connection", "one_cpu_us"),
+            ("calls/s, 32 connections", "many_rps"),
+            ("p50, 1 connection", "one_p50_us"),
+        )
+    ),
 )
 
 

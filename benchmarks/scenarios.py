@@ -7,7 +7,6 @@ from typing import TypeAlias
 
 from benchmarks.load import Load, Outcome
 from benchmarks.programs import fds, on_cpu, pss_kb, rss_kb
-from benchmarks.subjects import Subject
 
 __all__ = ["SCENARIOS", "Column", "Figures", "Scenario"]
 
@@ -38,14 +37,12 @@ class Scenario:
 
     Args:
         run: Does it and returns the figures, by the keys of the columns and `errors` and `wrong`.
-        applies: Whether it means anything for a subject.
     """
 
     name: str
     title: str
     columns: tuple[Column, ...]
     run: Callable[[Load], Figures]
-    applies: Callable[[Subject], bool] = lambda _: True
 
 
 def _idle(load: Load) -> Figures:
@@ -114,7 +111,6 @@ SCENARIOS = (
             Column(key="session_fds", title="fds/session", places=1),
         ),
         run=_idle,
-        applies=lambda subject: subject.bridges,
     ),
     Scenario(name="one", title="1 connection, all on one CPU", columns=_calls("one"), run=_one),
     Scenario(name="many", title="32 connections, 1 session", columns=_calls("many"), run=_many),
@@ -127,6 +123,5 @@ SCENARIOS = (
             Column(key="cycles_cpu_us", title="CPU µs"),
         ),
         run=_cycles,
-        applies=lambda subject: subject.constant is None,
     ),
 )

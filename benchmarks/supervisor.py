@@ -49,8 +49,7 @@ SUPERVISOR = Scenario(
         Column(key="alone_ms", title="one start ms", places=1),
         Column(key="child_kb", title="KB/child", places=1),
     ),
-    run=lambda _: {},
-    applies=lambda _: False,  # it has nothing to do with a server
+    run=lambda _: {},  # it has nothing to do with a server
 )
 
 _AT_ONCE = 50

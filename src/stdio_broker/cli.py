@@ -143,6 +143,11 @@ def main() -> None:
     type=_SECONDS,
     help="Seconds that open calls get to finish at shutdown.",
 )
+@click.option(
+    "--legacy-sse",
+    is_flag=True,
+    help="Serve /sse and /messages too, for clients of 2024-11-05. Deprecated; off unless you need it.",
+)
 @click.option("--hints/--no-hints", default=None, help="Print how to connect.  [default: on a terminal]")
 @click.option(
     "--log-level",

@@ -77,6 +77,7 @@ def run_configuration(
     eof_grace: float,
     stop_grace: float,
     drain_grace: float,
+    legacy_sse: bool = False,
 ) -> Configuration:
     """Return the configuration of `stdio-broker run`.
 
@@ -134,6 +135,7 @@ def run_configuration(
             allowed_hosts=LOOPBACK_HOSTS | hosts,
             allowed_origins=frozenset(origin.lower().rstrip("/") for origin in allow_origins),
             max_body_bytes=max_body_bytes,
+            legacy_sse=legacy_sse,
         ),
         sessions=settings,
     )

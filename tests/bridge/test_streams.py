@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stdio_broker.bridge import Exchange, MessageStream, StreamEnded
+from stdio_broker.bridge.events import EventLog
 from stdio_broker.bridge.streams import MESSAGE_OVERHEAD_BYTES
 from tests.support.clock import run_in_virtual_time
 
@@ -209,3 +210,111 @@ async def test_no_order_of_putting_and_reading_loses_or_repeats_a_message(pauses
             exchange.put(message)
     await reading
     assert received == [*sent, answer]
+
+
+# Coming back.
+
+
+def _log() -> EventLog[MessageStream]:
+    return EventLog(max_events=2, max_bytes=_ROOMY)
+
+
+async def test_a_stream_without_a_log_shows_no_ids() -> None:
+    """2026-07-28 has no resumption; its streams are the same class."""
+    stream = _stream(_ROOMY)
+    assert stream.show(b"a") is stream.show(None) is None
+    assert stream.log is None
+    assert stream.missed() is None
+
+
+async def test_a_stream_has_no_number_until_it_shows_an_id() -> None:
+    """Ours: an answer that goes out as JSON costs nothing of this."""
+    events = _log()
+    loop = asyncio.get_running_loop()
+    first, second = (MessageStream(loop, max_bytes=_ROOMY, events=events) for _ in range(2))
+    assert events.streams == 0
+    assert second.show(None) == b"1_1"
+    assert second.show(b"a") == b"1_2"
+    assert first.show(b"a") == b"2_1"
+    assert events.held_events == 2
+
+
+async def test_a_client_that_came_back_gets_what_it_missed_one_by_one() -> None:
+    events = _log()
+    loop = asyncio.get_running_loop()
+    lost = MessageStream(loop, max_bytes=_ROOMY, events=events)
+    for message in (b"a", b"b"):
+        lost.show(message)
+    assert lost.log is not None
+    stream = MessageStream(loop, max_bytes=_ROOMY, events=events)
+    stream.follow(lost.log, 0)
+    assert [stream.missed() for _ in range(4)] == [(b"1_1", b"a"), (b"1_2", b"b"), None, None]
+    assert stream.show(b"c") == b"1_3"
+
+
+async def test_what_is_given_up_while_it_is_repeated_cuts_the_stream() -> None:
+    """Ours: repeating holds nothing; a client that reads too slowly for that must come back, and is told."""
+    events = _log()
+    loop = asyncio.get_running_loop()
+    lost, other = (MessageStream(loop, max_bytes=_ROOMY, events=events) for _ in range(2))
+    for message in (b"a", b"b"):
+        lost.show(message)
+    assert lost.log is not None
+    stream = MessageStream(loop, max_bytes=_ROOMY, events=events)
+    stream.follow(lost.log, 0)
+    other.show(b"x")
+    with pytest.raises(StreamEnded):
+        stream.missed()
+    assert stream.cut
+
+
+async def test_a_successor_has_all_that_waits_and_the_earlier_reader_ends() -> None:
+    call = _exchange(_ROOMY)
+    for message in (b"a", b"b"):
+        call.put(message)
+    assert await call.receive(1) == b"a"
+    successor = call.succeed()
+    assert await _rest(call) == []
+    successor.answer(b"c")
+    assert await _rest(successor) == [b"b", b"c"]
+    assert successor.call is successor.succeed().call is call
+
+
+async def test_a_reader_that_waits_learns_that_another_one_took_over() -> None:
+    call = _exchange(_ROOMY)
+    reading = asyncio.create_task(_rest(call))
+    await asyncio.sleep(0)
+    successor = call.succeed()
+    assert await reading == []
+    successor.put(b"a")
+    assert await successor.receive(1) == b"a"
+
+
+async def test_a_successor_of_an_answered_exchange_is_answered() -> None:
+    call = _exchange(_ROOMY)
+    call.answer(b"a")
+    successor = call.succeed()
+    assert not successor.complete
+    assert await _rest(successor) == [b"a"]
+    assert successor.succeed().complete
+
+
+async def test_a_successor_has_the_room_that_is_left() -> None:
+    call = _exchange(300 + 2 * MESSAGE_OVERHEAD_BYTES)
+    call.put(b"x" * 200)
+    successor = call.succeed()
+    assert not successor.has_room_for(b"x" * 101)
+    assert successor.has_room_for(b"x" * 100)
+
+
+async def test_an_earlier_reader_that_repeats_what_was_missed_stops_too() -> None:
+    events = _log()
+    call = Exchange(asyncio.get_running_loop(), max_bytes=_ROOMY, events=events)
+    call.show(b"a")
+    assert call.log is not None
+    second = call.succeed()
+    second.follow(call.log, 0)
+    second.succeed()
+    with pytest.raises(StreamEnded):
+        second.missed()
+    assert not second.cut, "it was not too slow"

@@ -41,9 +41,34 @@ async def test_a_preflight_of_an_allowed_page_is_told_what_it_may_send(verb: str
             "mcp-protocol-version",
             "last-event-id",
             "authorization",
+            "mcp-method",
+            "mcp-name",
         } <= words(answer.headers["access-control-allow-headers"])
         assert "origin" in words(answer.headers["vary"])
         assert edge.supervisor.statistics().started == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed"),
+    [
+        ("mcp-param-region", {"mcp-param-region"}),
+        ("Mcp-Param-Region, mcp-param-x.y", {"mcp-param-region", "mcp-param-x.y"}),
+        ("mcp-param-a,mcp-param-a", {"mcp-param-a"}),
+        ("mcp-param-, mcp-param, x-mcp-param-a, mcp-paramount, mcp-param-a b, mcp-param-(a), *", set()),
+        ("cookie, x-evil", set()),
+        ("", set()),
+    ],
+)
+async def test_the_headers_of_a_tool_s_arguments_are_allowed_by_name(asked: str, allowed: set[str]) -> None:
+    """2026-07-28, streamable-http: `Mcp-Param-{name}`; never `*`, which credentials would void."""
+    async with serving_without_sockets(http=SETTINGS) as (_, client):
+        headers = {"origin": ORIGIN, "access-control-request-method": "POST"}
+        plain = await client.send("OPTIONS", headers)
+        answer = await client.send("OPTIONS", {**headers, "access-control-request-headers": asked})
+        field = "access-control-allow-headers"
+        assert words(answer.headers[field]) == words(plain.headers[field]) | allowed
+        assert "*" not in words(answer.headers[field])
+        assert "access-control-allow-credentials" not in answer.headers
 
 
 async def test_a_preflight_of_any_other_page_is_forbidden() -> None:

@@ -50,15 +50,18 @@ async def test_an_answer_behind_a_notification_is_a_stream_that_ends_with_it() -
         assert text_of(answer) == "said"
 
 
-async def test_every_event_is_a_message_event_without_an_id() -> None:
-    """WHATWG, server-sent events; without an event store there is nothing to resume, so no ids."""
+@pytest.mark.parametrize("version", KNOWN_VERSIONS)
+async def test_every_event_is_a_message_event_with_an_id(version: str) -> None:
+    """WHATWG, server-sent events; 2025-11-25, transports: from it on, a stream is primed first."""
     async with serving_without_sockets() as (_, client):
-        await client.open()
+        await client.open(version)
         answer = await client.post(client.tool("say", count=1))
         *events, end = answer.text.split("\n\n")
         assert end == ""
+        if version == LATEST:
+            assert events.pop(0) == "id: 1_1\nretry: 1000\ndata: "
         assert len(events) == 2
-        assert all(re.fullmatch(r"event: message\ndata: \{.*\}", event) for event in events)
+        assert all(re.fullmatch(r"event: message\nid: 1_\d\ndata: \{.*\}", event) for event in events)
 
 
 async def test_silence_becomes_a_stream_of_comments_that_ends_with_the_answer() -> None:
@@ -185,9 +188,8 @@ async def test_notifications_and_errors_of_the_child_cross_untouched() -> None:
         await client.open()
         call = client.tool("raw", lines=[told, f'{{"jsonrpc":"2.0","id":$ID,{failed}}}'])
         answer = await client.post({**call, "id": 7})
-        assert answer.text == (
-            f'event: message\ndata: {told}\n\nevent: message\ndata: {{"jsonrpc":"2.0","id":7,{failed}}}\n\n'
-        )
+        events = [line for line in answer.text.splitlines() if line.startswith("data: {")]
+        assert events == [f"data: {told}", f'data: {{"jsonrpc":"2.0","id":7,{failed}}}']
 
 
 async def test_a_message_over_several_lines_reaches_the_child_on_one() -> None:
@@ -210,7 +212,7 @@ async def test_progress_comes_under_the_token_of_the_client(token: str) -> None:
             f'"_meta":{{"progressToken":{token},"com.example/k":1.0}},"arguments":{{"steps":2}}}}}}'
         )
         answer = await client.post(body.encode())
-        events = [line for line in answer.text.splitlines() if line.startswith("data:")]
+        events = [line for line in answer.text.splitlines() if line.startswith("data: {")]
         assert events[:2] == [
             'data: {"jsonrpc":"2.0","method":"notifications/progress","params":'
             f'{{"progressToken":{token},"progress":{step},"x-field":null}}}}'
@@ -324,7 +326,8 @@ async def test_what_the_server_says_before_it_answers_initialize_comes_first_on_
     async with serving_without_sockets(child_config("early-log")) as (_, client):
         answer = await client.initialize()
         assert answer.headers["content-type"] == "text/event-stream"
-        assert '"early"' in answer.text.splitlines()[1]
+        _, first, *_ = [line for line in answer.text.splitlines() if line.startswith("data:")]
+        assert '"early"' in first
         assert client.session_id is not None
         assert await client.ask("echo", text="hello") == "hello"
 

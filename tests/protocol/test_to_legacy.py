@@ -109,12 +109,12 @@ def test_a_result_loses_what_is_of_the_modern_revision() -> None:
         "cacheScope": "public",
         "_meta": {META_SERVER_INFO: {}},
     }
-    assert result_for_legacy("resources/read", _members(modern), NEWEST) == {}
+    assert result_for_legacy("resources/read", _members(modern)) == {}
 
 
 @pytest.mark.parametrize("meta", [{}, {"acme/x": 1}, [], None])
 def test_meta_that_names_no_server_stays(meta: object) -> None:
-    assert _plain(result_for_legacy("acme/run", _members({"_meta": meta}), NEWEST)) == {"_meta": meta}
+    assert _plain(result_for_legacy("acme/run", _members({"_meta": meta}))) == {"_meta": meta}
 
 
 @given(members=unknown, meta=unknown, method=st.sampled_from(METHODS))
@@ -127,7 +127,7 @@ def test_unknown_members_of_a_result_cross_to_the_letter(
     inner[META_SERVER_INFO] = msgspec.Raw(b"{}")
     before = {"ttlMs": msgspec.Raw(b"1"), "_meta": msgspec.Raw(msgspec.json.encode(inner)), **known}
     copy = dict(before)
-    after = result_for_legacy(method, before, NEWEST)
+    after = result_for_legacy(method, before)
     assert before == copy
     crossed = msgspec.json.decode(after.pop("_meta", msgspec.Raw(b"{}")), type=Members)
     assert {name: meaning(bytes(value)) for name, value in crossed.items()} == {
@@ -153,7 +153,7 @@ def test_structured_content_that_is_no_object_is_dropped(
 ) -> None:
     """MCP 2025-11-25, schema, CallToolResult."""
     result = {"content": [], "structuredContent": value}
-    legacy = _plain(result_for_legacy(method, _members(result), NEWEST))
+    legacy = _plain(result_for_legacy(method, _members(result)))
     assert legacy == (result if stays else {"content": []})
 
 
@@ -163,7 +163,7 @@ def test_an_output_schema_that_describes_no_object_is_dropped() -> None:
         b'[{"name":"a","outputSchema":{"type":"object","x":1.00}},{"outputSchema":{"type":"array"},"y":2.0},'
         b'{"outputSchema":{"anyOf":[]}},{"outputSchema":true},{"name" : "b"},7]'
     )
-    result = result_for_legacy("tools/list", {"tools": msgspec.Raw(tools)}, NEWEST)
+    result = result_for_legacy("tools/list", {"tools": msgspec.Raw(tools)})
     assert bytes(result["tools"]) == (
         b'[{"name":"a","outputSchema":{"type":"object","x":1.00}},{"y":2.0},{},{},{"name" : "b"},7]'
     )
@@ -179,7 +179,7 @@ def test_an_output_schema_that_describes_no_object_is_dropped() -> None:
 )
 def test_tools_that_need_no_change_or_are_too_many_cross_untouched(tools: bytes) -> None:
     """Our rule: see `modern.MAX_ELEMENTS`."""
-    result = result_for_legacy("tools/list", {"tools": msgspec.Raw(tools)}, NEWEST)
+    result = result_for_legacy("tools/list", {"tools": msgspec.Raw(tools)})
     assert bytes(result["tools"]) == tools
 
 

@@ -221,7 +221,7 @@ class EventStream:
                 if line.startswith("data:"):
                     data.append(line.removeprefix("data:").removeprefix(" "))
                 elif not line and data:
-                    return "\n".join(data).encode()
+                    return "\n".join(data).encode() or COMMENT
         return None
 
     async def message(self) -> Message:

@@ -12,8 +12,10 @@ What joins a client's era to a child's:
 from .bridge import Bridge, BridgeStatistics
 from .changes import Changes
 from .channel import Ending
+from .events import EventsLost
 from .legacy_child import LegacyChild
-from .legacy_session import LegacyClient, LegacySession
+from .legacy_client import LegacyClient
+from .legacy_session import LegacySession
 from .modern_child import ModernChild
 from .owner import Owner
 from .seal import Seal, invalid_state
@@ -26,6 +28,7 @@ __all__ = [
     "BridgeStatistics",
     "Changes",
     "Ending",
+    "EventsLost",
     "Exchange",
     "LegacyChild",
     "LegacyClient",

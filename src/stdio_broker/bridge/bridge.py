@@ -173,6 +173,19 @@ class Bridge:
         """Open the stream of a GET; see `ClientStreams.listen`."""
         return self._streams.listen()
 
+    def resume(self, event_id: bytes) -> MessageStream:
+        """Go on with the stream that an event was on; see `ClientStreams.resume`.
+
+        Raises:
+            LocalProtocolError: This is no id of an event.
+            EventsLost: The stream cannot be resumed there.
+        """
+        return self._streams.resume(event_id)
+
+    def suspend(self, stream: MessageStream) -> bool:
+        """Say that a client will come back to an exchange; see `ClientStreams.suspend`."""
+        return self._streams.suspend(stream)
+
     def release(self, stream: MessageStream) -> None:
         """Say that nobody reads a stream any more; see `ClientStreams.release`."""
         self._streams.release(stream)

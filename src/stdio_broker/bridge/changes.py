@@ -7,7 +7,8 @@ the listener, so nobody is told twice.
 Source: MCP 2026-07-28, basic/patterns/subscriptions; protocol matrix, section 4.4.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 import msgspec
@@ -18,8 +19,10 @@ from ..protocol.to_modern import ListenFilter, acknowledgement, graceful_result,
 from .messages import changes, slow_client
 from .shared_child import SharedExchange
 
-__all__ = ["LIST_CHANGED", "Changes", "LegacyListener", "Watcher"]
+__all__ = ["LIST_CHANGED", "UPDATED", "Changes", "LegacyListener", "Subscriptions", "Watcher"]
 
+SUBSCRIBE = "resources/subscribe"
+UNSUBSCRIBE = "resources/unsubscribe"
 UPDATED = "notifications/resources/updated"
 LIST_CHANGED = frozenset(
     {
@@ -62,8 +65,11 @@ class LegacyListener:
         exchange.put(acknowledgement(request.id, wanted))
 
     def tell(self, change: Members) -> None:
-        """Pass on a change; end the stream if its client does not read."""
-        if not self.exchange.put(encode(tag(change, self._id))) and self.exchange.cut:
+        """Pass on a change, unless the stream has ended; end it if its client does not read."""
+        if not self.exchange.open:
+            return
+        self.exchange.put(encode(tag(change, self._id)))
+        if self.exchange.cut:
             self.leave()
             self.exchange.error_code = INTERNAL_ERROR
             self.exchange.answer(slow_client(self._id))
@@ -84,15 +90,10 @@ class LegacyListener:
 
 
 class Changes:
-    """Everybody of one principal who listens to one server.
+    """Everybody of one principal who listens to one server."""
 
-    Args:
-        on_change: Called when a listener comes or goes.
-    """
-
-    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(self) -> None:
         self._listeners: dict[LegacyListener, None] = {}
-        self._on_change = on_change
 
     def __len__(self) -> int:
         return len(self._listeners)
@@ -100,12 +101,10 @@ class Changes:
     def add(self, listener: LegacyListener) -> None:
         """Tell a listener from now on."""
         self._listeners[listener] = None
-        self._on_change()
 
     def discard(self, listener: LegacyListener) -> None:
         """Tell it no more."""
         self._listeners.pop(listener, None)
-        self._on_change()
 
     def publish(self, child: Watcher, change: Members, method: str) -> None:
         """Tell everybody who wants to know of a change that a child has announced."""
@@ -115,3 +114,52 @@ class Changes:
             known = method in LIST_CHANGED or listener.child is child
             if known and listener.filter.wants(method, uri):
                 listener.tell(change)
+
+
+class Subscriptions:
+    """What a child watches for its listeners: each resource once, as long as one of them wants it.
+
+    Args:
+        say: Sends the child a request with this method for this URI.
+    """
+
+    def __init__(self, say: Callable[[str, str], Awaitable[None]]) -> None:
+        self._say = say
+        self._wanted: dict[str, int] = {}
+        self._said: set[str] = set()
+        self._unsettled: dict[str, None] = {}
+        self._settling = asyncio.Lock()
+
+    def add(self, uris: Iterable[str]) -> None:
+        """Count one more who wants these."""
+        for uri in uris:
+            self._wanted[uri] = self._wanted.get(uri, 0) + 1
+            self._unsettled[uri] = None
+
+    def discard(self, uris: Iterable[str]) -> None:
+        """Count one less."""
+        for uri in uris:
+            self._wanted[uri] -= 1
+            if not self._wanted[uri]:
+                del self._wanted[uri]
+            self._unsettled[uri] = None
+
+    async def settle(self) -> None:
+        """Tell the child what has changed, in order, and wait where it does not read.
+
+        Raises:
+            ChildGone: It is being stopped, or has ended.
+        """
+        async with self._settling:
+            while self._unsettled:
+                uri = next(iter(self._unsettled))
+                wanted = uri in self._wanted
+                if wanted == (uri in self._said):
+                    del self._unsettled[uri]
+                    continue
+                # Meanwhile it may be wanted again, or no more: that is looked at next.
+                await self._say(SUBSCRIBE if wanted else UNSUBSCRIBE, uri)
+                if wanted:
+                    self._said.add(uri)
+                else:
+                    self._said.discard(uri)

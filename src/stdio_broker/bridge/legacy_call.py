@@ -1,14 +1,21 @@
 """One call at a legacy child, over as many requests of a modern client as its questions take.
 
-    running ──the child asks──▶ parked ──the client repeats the request with answers──▶ running …
-       └──────── the child answers, the client goes, or its time is over ────────────▶ over
+              ┌──────── it has its turn ────────┐
+    waiting ──┘▶ running ──the child asks──▶ parked ──the client brings the answers──▶ waiting
+       └─────────────┴──────────────────────────┴──▶ over: the child has answered, the client is
+                                                     gone, or the time for its answers is over
+
+Whatever ends a call, each question of the child gets a reply and each request of the client one answer.
 
 Source: MCP 2026-07-28, basic/patterns/mrtr; protocol matrix, sections 4.3 and 13.6.
 """
 
 import asyncio
+import enum
 import secrets
-from typing import TYPE_CHECKING
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -26,11 +33,13 @@ from ..protocol.jsonrpc import (
     object_members,
     result_response,
 )
-from ..protocol.modern import MISSING_CAPABILITY, ModernRequest
+from ..protocol.modern import MAY_ASK, MISSING_CAPABILITY, ModernRequest
+from ..protocol.revisions import Revision
 from ..protocol.to_modern import (
     error_for_modern,
     input_request,
     input_required,
+    params_for_child,
     result_for_modern,
     url_elicitations,
 )
@@ -44,6 +53,22 @@ if TYPE_CHECKING:
 __all__ = ["LegacyCall"]
 
 
+class _State(enum.Enum):
+    """Where in its life a call is."""
+
+    #: What it has to say to the child was not said yet.
+    WAITING = enum.auto()
+    #: The child works on it, and a client waits.
+    RUNNING = enum.auto()
+    #: The child waits for answers, and the client was asked for them.
+    PARKED = enum.auto()
+    #: Nobody waits.
+    OVER = enum.auto()
+
+
+_AT_WORK = frozenset({_State.RUNNING, _State.OVER})
+
+
 class LegacyCall:
     """A call, as the child sees it (`Caller`).
 
@@ -55,10 +80,11 @@ class LegacyCall:
     Attributes:
         child_id: The id that the child knows it by.
         name: Unguessable, for the state that resumes it.
-        request: The client's latest request for it: its id, its token and its capabilities count.
+        request: The client's latest request for it: its id, its token and its capabilities count. Of
+            one that is answered with questions only those stay: a long argument costs memory.
         round: How often the client was asked.
         open: What the client was asked, by the key of the answer.
-        finished: The child's answer, if it came while the call was parked.
+        may_ask: Whether the child may ask something to answer it.
     """
 
     def __init__(self, child: "LegacyChild", request: ModernRequest, exchange: SharedExchange) -> None:
@@ -67,11 +93,16 @@ class LegacyCall:
         self.request = request
         self.round = 0
         self.open: dict[str, Request] = {}
-        self.finished: Response | None = None
+        self.may_ask = request.method in MAY_ASK
         self._child = child
         self._loop = asyncio.get_running_loop()
+        self._state = _State.WAITING
         self._exchange: SharedExchange | None = exchange
+        self._unsaid: deque[tuple[Request | None, bytes]] = deque()  # a line, and what it answers
+        self._saying = False  # whether one is being said to a child that does not read
+        self._heard = False  # whether the child was told of the call
         self._pending: list[Request] = []  # questions that the client was not asked yet
+        self._finished: Response | None = None  # what the child has answered while nobody waited
         self._timer: asyncio.TimerHandle | None = None
         exchange.on_abandoned = self.abandon
 
@@ -80,18 +111,39 @@ class LegacyCall:
         """Whether log messages may go to it."""
         return self.request.log_level is not None
 
+    @property
+    def must_wait(self) -> bool:
+        """Whether the child will do nothing for it before we have said something."""
+        return bool(self._unsaid)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the child works on it, for all we know.
+
+        It runs, or waits for no answer any more; or it is over, and the child has not heard of that yet.
+        """
+        if self._state in _AT_WORK:
+            return True
+        waits = self._saying or self._unsaid or self.open or self._finished is not None
+        return self._heard and not waits
+
+    @property
+    def parked(self) -> bool:
+        """Whether the client was asked, and the child has not answered meanwhile."""
+        return self._state is _State.PARKED and self._finished is None
+
     # From the child.
 
     def told(self, notification: Notification) -> None:
         """Pass on progress, under the token of the request that runs now."""
-        if self._exchange is None or self.request.progress_token is None:
+        if self.request.progress_token is None:
             return
         params = object_members(notification.members["params"]) or {}
         params["progressToken"] = self.request.progress_token
         self.put(encode({**notification.members, "params": msgspec.Raw(encode(params))}))
 
     def put(self, message: bytes) -> None:
-        """Put a message on the stream; end the call if the client does not read."""
+        """Put a message on the stream, if there is one; end the call if its client does not read."""
         exchange = self._exchange
         if exchange is not None and not exchange.put(message) and exchange.cut:
             self._cancel("the client does not read its stream")
@@ -99,27 +151,35 @@ class LegacyCall:
 
     def asked(self, question: Request) -> None:
         """Take a question of the child, and wait a moment for more: servers ask several things at once."""
-        if len(self._pending) + len(self.open) >= self._child.settings.max_questions:
+        if self._state is _State.OVER:
+            text = "the request that this belongs to was cancelled"
+            self._child.say_soon(error_response(question.id, INVALID_REQUEST, text))
+        elif len(self._pending) + len(self.open) >= self._child.settings.max_questions:
             text = "too many requests wait for the client's answer"
-            self._child.say_nowait(error_response(question.id, INTERNAL_ERROR, text))
-            return
-        self._pending.append(question)
-        self.started()
+            self._child.say_soon(error_response(question.id, INTERNAL_ERROR, text))
+        else:
+            self._pending.append(question)
+            self._ask_soon()
 
     def withdraw(self, question_id: bytes) -> None:
         """Forget a question that the child takes back. An answer to it is ignored."""
         self._pending = [question for question in self._pending if question.id != question_id]
+        self._unsaid = deque(
+            (question, line)
+            for question, line in self._unsaid
+            if question is None or question.id != question_id
+        )
         for key, question in list(self.open.items()):
             if question.id == question_id:
                 del self.open[key]
 
     def answered(self, response: Response) -> None:
         """Pass on the answer, or keep it for a client that will come back."""
-        if self._exchange is None:
-            self.finished = response
-            return
         self._refuse_questions("the request was answered before this was")
-        self._finish(response)
+        if self._state is _State.PARKED:
+            self._finished = response
+        else:
+            self._finish(response)
 
     def failed(self, ending: Ending) -> None:
         """Answer that the child has ended."""
@@ -128,80 +188,118 @@ class LegacyCall:
 
     # From the client.
 
-    def started(self) -> None:
-        """Note that the call runs: what the child has asked is put to the client soon."""
-        if self._pending and self._exchange is not None and self._timer is None:
-            self._timer = self._loop.call_later(self._child.settings.question_window, self._ask)
+    def prepare(self, child_id: bytes, revision: Revision) -> None:
+        """Note what the child shall know the call by, and what is to be said to start it.
 
-    def resume(self, request: ModernRequest, exchange: SharedExchange) -> list[bytes]:
-        """Take a repetition of the request; return what to say to the child."""
+        Args:
+            child_id: A new id; also the token of its progress, if that is wanted.
+            revision: What was agreed on with the child.
+        """
+        self.child_id = child_id
+        self._unsaid.append((None, _request_line(self.request, child_id, revision)))
+
+    async def go_on(self) -> None:
+        """Say to the child what starts the call, or lets it go on. What it asks is put to the client.
+
+        Raises:
+            ChildGone: The child is being stopped, or has ended.
+        """
+        while self._unsaid:
+            question, line = self._unsaid.popleft()
+            self._saying = True
+            try:
+                await self._child.say(line)
+            except BaseException:
+                self._unsaid.appendleft((question, line))  # whoever stops waiting has not said it
+                raise
+            finally:
+                self._saying = False
+            self._heard = True
+            self._run()
+        self._run()
+
+    def resume(self, request: ModernRequest, exchange: SharedExchange) -> bool:
+        """Take a repetition of the request; return whether the call goes on when it is its turn.
+
+        Else the repetition is answered: with the child's answer, or with what is still unanswered.
+        """
         self._stop_timer()
         self.request = request
         self._exchange = exchange
         exchange.on_abandoned = self.abandon
-        lines = []
-        for key, response in (request.input_responses or {}).items():
-            question = self.open.pop(key, None)
-            # Whatever else is in there is of no use to anybody.
-            if question is not None:
-                lines.append(_result(question.id, response))
-        return lines
-
-    def settle(self) -> None:
-        """Answer a repetition at once: with the child's answer, or with what is still unanswered."""
-        if self.finished is not None:
-            self._child.unpark(self)
-            self._finish(self.finished)
-        else:
+        brought = (request.input_responses or {}).items()
+        # Whatever else is in there is of no use to anybody.
+        answered = [(self.open.pop(key), value) for key, value in brought if key in self.open]
+        answers = [(question, _result(question.id, value)) for question, value in answered]
+        if self._finished is not None:
+            self._finish(self._finished)
+            return False
+        if self.open:
+            for _, line in answers:
+                self._child.say_soon(line)
             self._ask()
+            return False
+        self._unsaid.extend(answers)
+        self._state = _State.WAITING
+        self._child.parking.discard(self)
+        return True
 
     def abandon(self) -> None:
         """Cancel the call: its client is gone."""
         self._cancel("the client closed its stream")
 
-    def drop(self) -> None:
-        """Forget the call; nobody is told."""
-        self._child.close(self.child_id)
-        self._over()
-
     # Within.
+
+    def _run(self) -> None:
+        """Note that the child has heard enough to work on it, unless it is over meanwhile."""
+        if self._state is _State.WAITING:
+            self._state = _State.RUNNING
+            self._ask_soon()
+
+    def _ask_soon(self) -> None:
+        if self._pending and self._state is _State.RUNNING and self._timer is None:
+            self._timer = self._loop.call_later(self._child.settings.question_window, self._ask)
 
     def _ask(self) -> None:
         """Put the child's questions to the client, and park the call until it brings the answers."""
         self._timer = None
+        if not self._pending and not self.open:
+            return  # the child has taken back what it asked
         missing = self._missing_capabilities()
         if missing:
             self._cancel("the client does not have the capability for this")
-            text = "the request needs capabilities that its client has not declared"
-            data = {"requiredCapabilities": missing}
-            self.reply(error_response(self.request.id, MISSING_CAPABILITY, text, data), MISSING_CAPABILITY)
+            self._refuse_for_lack_of(missing, "the client has not declared what the server asks of it")
             return
         for question in self._pending:
             self.open[secrets.token_urlsafe(9)] = question
         self._pending.clear()
         self._park()
 
-    def _missing_capabilities(self) -> dict[str, object]:
-        missing: dict[str, object] = {}
-        for question in self._pending:
+    def _missing_capabilities(self) -> dict[str, dict[str, object]]:
+        """Return what the questions need and the request that runs now does not declare."""
+        missing: dict[str, dict[str, object]] = {}
+        for question in (*self._pending, *self.open.values()):
             params = object_members(question.members.get("params"))
-            missing.update(self.request.capabilities.missing_for(question.method, params) or {})
+            needed = self.request.capabilities.missing_for(question.method, params) or {}
+            for name, parts in needed.items():
+                missing.setdefault(name, {}).update(cast("dict[str, object]", parts))
         return missing
 
     def _park(self) -> None:
         try:
-            self._child.park(self)
+            self._child.parking.add(self)
         except LimitReached as exc:
             self._cancel(str(exc))
             facts: dict[str, object] = {"reason": "too many parked calls", "retryable": True}
             self.reply(error_response(self.request.id, INTERNAL_ERROR, str(exc), facts), INTERNAL_ERROR)
             return
         self.round += 1
+        self._state = _State.PARKED
         questions = {key: input_request(question) for key, question in self.open.items()}
-        result = input_required(questions, self._child.state_of(self), self._child.server_info)
-        self._timer = self._loop.call_later(self._child.settings.park_timeout, self._expire)
+        result = input_required(questions, self._child.parking.state_of(self), self._child.server_info)
         self.reply(result_response(self.request.id, result), None)
-        self._exchange = None
+        self.request = _slim(self.request)
+        self._timer = self._loop.call_later(self._child.settings.park_timeout, self._expire)
         self._child.leave(self)
 
     def _expire(self) -> None:
@@ -230,39 +328,50 @@ class LegacyCall:
         """Send the user to the pages that the child names; the repetition is a call of its own."""
         if not self.request.capabilities.url:
             text = "the server sends its user to a page, which the client does not offer"
-            missing: dict[str, object] = {"requiredCapabilities": {"elicitation": {"url": {}}}}
-            self.reply(error_response(self.request.id, MISSING_CAPABILITY, text, missing), MISSING_CAPABILITY)
+            self._refuse_for_lack_of({"elicitation": {"url": {}}}, text)
         else:
             requests = {secrets.token_urlsafe(9): question for question in questions}
-            state = self._child.state_to_repeat(self.request)
+            state = self._child.parking.state_to_repeat(self.request)
             result = input_required(requests, state, self._child.server_info)
             self.reply(result_response(self.request.id, result), None)
         self._over()
 
     def reply(self, message: bytes, code: int | None) -> None:
-        """Answer the request that runs now."""
-        if self._exchange is not None:
-            self._exchange.error_code = code
-            self._exchange.answer(message)
+        """Answer the request that runs now, unless it has its answer."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.error_code = code
+            exchange.answer(message)
+
+    def _refuse_for_lack_of(self, missing: dict[str, dict[str, object]], text: str) -> None:
+        data = {"requiredCapabilities": missing}
+        self.reply(error_response(self.request.id, MISSING_CAPABILITY, text, data), MISSING_CAPABILITY)
 
     def _cancel(self, reason: str, *, action: str | None = None) -> None:
         """Give the call up, and tell the child: its questions are answered, and it need not go on."""
         self._refuse_questions(reason, action=action)
-        self._child.cancel(self.child_id, reason)
+        if self._heard or self._saying:
+            self._child.give_up(self, reason)
+        else:
+            self._child.close(self.child_id)
         self._over()
 
     def _refuse_questions(self, reason: str, *, action: str | None = None) -> None:
-        for question in (*self._pending, *self.open.values()):
+        unsaid = [question for question, _ in self._unsaid if question is not None]
+        for question in (*unsaid, *self._pending, *self.open.values()):
             if action is not None and question.method == ELICIT:
-                self._child.say_nowait(result_response(question.id, {"action": action}))
+                self._child.say_soon(result_response(question.id, {"action": action}))
             else:
-                self._child.say_nowait(error_response(question.id, INVALID_REQUEST, reason))
+                self._child.say_soon(error_response(question.id, INVALID_REQUEST, reason))
+        self._unsaid.clear()
         self._pending.clear()
         self.open.clear()
 
     def _over(self) -> None:
+        self._state = _State.OVER
+        self._unsaid.clear()
         self._stop_timer()
-        self._child.unpark(self)
+        self._child.parking.discard(self)
         self._child.leave(self)
 
     def _stop_timer(self) -> None:
@@ -271,5 +380,29 @@ class LegacyCall:
             self._timer = None
 
 
+def _request_line(request: ModernRequest, child_id: bytes, revision: Revision) -> bytes:
+    params = params_for_child(request, revision)
+    if request.progress_token is not None:
+        meta = object_members(params.get("_meta")) or {}
+        meta["progressToken"] = msgspec.Raw(child_id)
+        params["_meta"] = msgspec.Raw(encode(meta))
+    return encode({**request.members, "id": msgspec.Raw(child_id), "params": msgspec.Raw(encode(params))})
+
+
 def _result(question_id: bytes, response: msgspec.Raw) -> bytes:
     return encode({"jsonrpc": msgspec.Raw(b'"2.0"'), "id": msgspec.Raw(question_id), "result": response})
+
+
+def _slim(request: ModernRequest) -> ModernRequest:
+    """Return what a parked call has to know of a request: nothing that keeps its bytes in memory."""
+    nothing: Members = {}
+    return replace(
+        request,
+        members=nothing,
+        params=nothing,
+        meta=nothing,
+        log_level=None,
+        progress_token=None,
+        request_state=None,
+        input_responses=None,
+    )

@@ -13,13 +13,12 @@ Source: MCP 2026-07-28, basic/patterns/mrtr; protocol matrix, section 4; design 
 """
 
 import asyncio
-import logging
-from collections import deque
+import contextlib
 from collections.abc import Callable
 
 import msgspec
 
-from ..errors import ChildGone, LimitReached, LocalProtocolError
+from ..errors import BridgeBroken, ChildGone, LimitReached, LocalProtocolError
 from ..protocol.capabilities import QUESTION_METHODS, ClientCapabilities
 from ..protocol.handshake import Agreement, agree
 from ..protocol.jsonrpc import (
@@ -28,36 +27,37 @@ from ..protocol.jsonrpc import (
     Members,
     Notification,
     Request,
-    Response,
+    cancellation,
     encode,
     error_response,
     object_members,
     result_response,
     string_member,
 )
-from ..protocol.modern import DISCOVER, LISTEN, LOG_LEVELS, MAY_ASK, ModernRequest
-from ..protocol.revisions import LATEST, Revision
+from ..protocol.modern import DISCOVER, LISTEN, LOG_LEVELS, ModernRequest
+from ..protocol.revisions import LATEST
 from ..protocol.to_modern import (
-    check_input_responses,
-    check_response,
     discover_result,
-    params_for_child,
     read_filter,
     supported_by,
 )
 from ..supervisor import Child
-from .changes import LIST_CHANGED, UPDATED, Changes, LegacyListener
+from .changes import LIST_CHANGED, UPDATED, Changes, LegacyListener, Subscriptions
 from .channel import Ending
 from .legacy_call import LegacyCall
 from .messages import request_members
 from .owner import Owner
-from .seal import Claims, invalid_state
+from .parking import Parking
 from .settings import Settings
 from .shared_child import SharedChild, SharedExchange
+from .turns import Turns
 
 __all__ = ["LegacyChild"]
 
-logger = logging.getLogger(__name__)
+NOTHING = ClientCapabilities()
+
+#: Lines of ours that wait until a child reads on; what it asks beyond that gets no answer.
+MAX_UNSAID_LINES = 256
 
 
 class LegacyChild(SharedChild):
@@ -75,6 +75,9 @@ class LegacyChild(SharedChild):
 
     Attributes:
         agreement: What was agreed in `initialize`; None until then.
+        settings: Bounds.
+        turns: Its calls that run, or wait until they may, of those that may ask.
+        parking: Its calls that wait for answers.
         orphans: Streams of changes that its end left open, for a child that replaces it.
         ambiguous_questions: Questions that could have belonged to several calls, or to none.
         dropped_logs: Log messages that could not be told a request, or that nobody asked for.
@@ -98,24 +101,28 @@ class LegacyChild(SharedChild):
         self.ambiguous_questions = 0
         self.dropped_logs = 0
         self.settings = settings
-        self.owner = owner
+        self.parking = Parking(owner, self.number, settings)
         self._capabilities = capabilities
         self._changes = changes
-        self._takes_turns = takes_turns
         self._on_asked = on_asked
         self._initialized: Members = {}
         self._server_capabilities: Members = {}
         self._log_level: str | None = None
-        self._running: dict[LegacyCall, None] = {}  # of those that may ask, oldest first
-        self._parked: dict[str, LegacyCall] = {}
-        self._waiting: deque[_Turn] = deque()
+        self._unsaid_lines = 0
+        self.turns = Turns(self._start, taken=takes_turns, patience=settings.turn_patience)
+        self._given_up: set[LegacyCall] = set()  # and the child may not have heard of it yet
         self._listeners: set[LegacyListener] = set()
-        self._watched: dict[str, int] = {}
+        self._subscriptions = Subscriptions(self._subscribe)
 
     @property
     def busy(self) -> bool:
         """Whether the child owes anybody anything: a call, an answer to its questions, a change."""
-        return bool(self._callers or self._parked or self._listeners or self._waiting)
+        return bool(self._callers or self.parking or self._listeners)
+
+    @property
+    def calls(self) -> int:
+        """Requests that somebody waits for; nobody does while a call is parked."""
+        return len(self._callers) - sum(call.parked for call in self.parking)
 
     async def initialize(self, client_name: str, client_version: str) -> Members | None:
         """Shake hands; return the error if the child refuses.
@@ -138,8 +145,6 @@ class LegacyChild(SharedChild):
         self._initialized = object_members(answer.members["result"]) or {}
         self._server_capabilities = object_members(self._initialized.get("capabilities")) or {}
         self.server_info = self._initialized.get("serverInfo")
-        # What an older revision cannot ask, it is not asked for.
-        self._capabilities = self._capabilities.narrowed(self.agreement.revision)
         await self._channel.send(encode(request_members("notifications/initialized", None)))
         return None
 
@@ -155,11 +160,16 @@ class LegacyChild(SharedChild):
             LocalProtocolError: The request brings a state or answers that are not good, or its method
                 is none of this revision's.
         """
+        call = self.parking.find(request)
+        if call is not None:
+            return await self._resume(call, request)
         self.check_usable()
         if request.method == DISCOVER:
-            return self._answered_at_once(request, discover_result(self._initialized))
+            exchange = self.new_exchange()
+            exchange.answer(result_response(request.id, discover_result(self._initialized)))
+            return exchange
         if request.method == LISTEN:
-            return self._listen(request)
+            return await self._listen(request)
         if request.method.startswith("tasks/"):
             # A legacy server's tasks are others than those of the extension.
             raise LocalProtocolError(
@@ -167,9 +177,6 @@ class LegacyChild(SharedChild):
                 code=METHOD_NOT_FOUND,
                 request_id=request.id,
             )
-        call = self._resumed(request) if request.request_state is not None else None
-        if call is not None:
-            return await self._go_on(call, request)
         return await self._begin(request)
 
     async def adopt(self, listener: LegacyListener) -> None:
@@ -177,11 +184,15 @@ class LegacyChild(SharedChild):
 
         Raises:
             BridgeBroken: The child has ended.
+            ChildGone: It is being stopped.
+            LimitReached: Too many calls are in flight.
         """
         self.check_usable()
-        listener.child = self
-        self._watch(listener)
-        listener.tell_all()
+        # Its client may have gone while nobody had the stream.
+        if listener.exchange.open:
+            listener.child = self
+            await self._watch(listener)
+            listener.tell_all()
 
     def end_listening(self) -> None:
         """End every stream of changes with the result that says so."""
@@ -191,194 +202,140 @@ class LegacyChild(SharedChild):
     def fail(self, ending: Ending) -> None:
         """Tell everybody who waits that there will be no answer, and refuse what comes."""
         self.ending = self.ending or ending
-        for turn in self._waiting:
-            turn.cancel_timer()
-        self._waiting.clear()
+        self.turns.clear()
+        self._given_up.clear()
         for listener in list(self._listeners):
             self.stop_watching(listener)
             self.orphans.append(listener)
-        for call in list(self._parked.values()):
-            call.drop()
         super().fail(ending)
+        for call in self.parking:  # which the child has answered
+            call.failed(ending)
 
     # Calls.
 
-    def _resumed(self, request: ModernRequest) -> LegacyCall | None:
-        """Return the parked call that a request resumes; None if it is to be sent anew.
-
-        Raises:
-            LocalProtocolError: The state is not good (any more), or an answer has not the form it must have.
-        """
-        responses = request.input_responses or {}
-        check_input_responses(responses)
-        claims = self.owner.seal.open(
-            request.request_state or "", owner=self.owner.binding, request=request, now=self._loop.time()
-        )
-        if claims.child != self.number:
-            raise invalid_state(request)
-        if not claims.call:
-            return None
-        call = self._parked.get(claims.call)
-        if call is None or call.round != claims.round:
-            raise invalid_state(request)
-        for key, question in call.open.items():
-            if key in responses:
-                check_response(question.method, object_members(responses[key]) or {})
-        return call
-
     async def _begin(self, request: ModernRequest) -> SharedExchange:
+        if self.agreement is None:
+            raise RuntimeError("expected a child that was initialized")
         exchange = self.new_exchange()
         call = LegacyCall(self, request, exchange)
-        child_id = call.child_id = self.open(call)
-        params = params_for_child(request, self._revision())
-        if request.progress_token is not None:
-            meta = object_members(params.get("_meta")) or {}
-            meta["progressToken"] = msgspec.Raw(child_id)
-            params["_meta"] = msgspec.Raw(encode(meta))
-        members = {**request.members, "id": msgspec.Raw(child_id)}
-        if "params" in members:
-            members["params"] = msgspec.Raw(encode(params))
-        await self._run_in_turn(_Turn(call, [encode(members)]))
+        call.prepare(self.open(call), self.agreement.revision)
+        if not call.may_ask or self.turns.enter(call):
+            await self._go_on(call)
         return exchange
 
-    async def _go_on(self, call: LegacyCall, request: ModernRequest) -> SharedExchange:
+    async def _resume(self, call: LegacyCall, request: ModernRequest) -> SharedExchange:
         exchange = self.new_exchange()
-        lines = call.resume(request, exchange)
-        turn = _Turn(call, lines)
-        if call.open or call.finished is not None:
-            # Not all is answered, or the child has not waited: nothing more runs for now.
-            await self._say(lines)
-            call.settle()
-        else:
-            self.unpark(call)
-            await self._run_in_turn(turn, patience=self.settings.turn_patience)
+        if call.resume(request, exchange) and self.turns.enter_again(call, at_once=not call.must_wait):
+            await self._go_on(call)
         return exchange
 
-    async def _run_in_turn(self, turn: "_Turn", *, patience: float | None = None) -> None:
-        """Say what starts a call, or lets it go on, now or when it is its turn."""
-        call = turn.call
-        if call.request.method not in MAY_ASK:
-            await self._say_or_forget(turn)
-        elif self._takes_turns and self._running:
-            self._waiting.append(turn)
-            if patience is not None:
-                turn.timer = self._loop.call_later(patience, self._jump, turn)
-        else:
-            self._running[call] = None
-            await self._say_or_forget(turn)
-
-    async def _say_or_forget(self, turn: "_Turn") -> None:
+    async def _go_on(self, call: LegacyCall) -> None:
         try:
-            await self._set_log_level(turn.call.request)
-            await self._say(turn.lines)
+            await self._set_log_level(call.request)
+            await call.go_on()
         except BaseException:
-            turn.call.abandon()
+            call.abandon()
             raise
-        turn.call.started()
 
-    async def _say(self, lines: list[bytes]) -> None:
-        for line in lines:
-            await self._channel.send(line)
+    def _start(self, call: LegacyCall) -> None:
+        """Begin a call, or go on with it, that has waited for its turn."""
+        self._spawn(self._go_on_later(call))
+
+    async def _go_on_later(self, call: LegacyCall) -> None:
+        try:
+            await self._go_on(call)
+        except ChildGone:
+            text = "the server does not read any more"
+            message = error_response(call.request.id, INTERNAL_ERROR, text, {"reason": "server is gone"})
+            call.reply(message, INTERNAL_ERROR)
 
     def leave(self, call: LegacyCall) -> None:
         """Note that a call does not run (any more): it is parked or over. The next one has its turn."""
-        self._running.pop(call, None)
-        for turn in [turn for turn in self._waiting if turn.call is call]:
-            turn.cancel_timer()
-            self._waiting.remove(turn)
-        self._next_turn()
+        if call not in self._given_up:
+            self.turns.leave(call)
         if not self.busy:
             self._on_idle()
 
-    def _next_turn(self) -> None:
-        if self._waiting and not self._running:
-            self._start_waiting(self._waiting.popleft())
+    def give_up(self, call: LegacyCall, reason: str) -> None:
+        """Cancel a call at the child; it keeps its turn until the child has heard of it."""
+        if self.close(call.child_id):
+            self._given_up.add(call)
+            self._spawn(self._cancel(call, cancellation(call.child_id, reason)))
 
-    def _jump(self, turn: "_Turn") -> None:
-        self._waiting.remove(turn)
-        self._start_waiting(turn)
+    async def _cancel(self, call: LegacyCall, line: bytes) -> None:
+        """Tell the child to give up a call, and wait until it has heard.
 
-    def _start_waiting(self, turn: "_Turn") -> None:
-        turn.cancel_timer()
-        self._running[turn.call] = None
-        self._spawn(self._start_later(turn))
-
-    async def _start_later(self, turn: "_Turn") -> None:
+        Until then it may ask something about it, and that must not be taken for the next one's. No
+        answer says that it has heard, so we ask it for one: it reads in order.
+        """
         try:
-            await self._say_or_forget(turn)
-        except ChildGone:
-            text = "the server does not read any more"
-            message = error_response(turn.call.request.id, INTERNAL_ERROR, text, {"reason": "server is gone"})
-            turn.call.reply(message, INTERNAL_ERROR)
+            await self._channel.send(line)
+            if call.may_ask and self._capabilities != NOTHING:
+                async with asyncio.timeout(self.settings.query_timeout):
+                    await self.query("ping")
+        except (BridgeBroken, ChildGone, TimeoutError):
+            pass  # it will never be heard, or has been for long
+        finally:
+            self._given_up.discard(call)
+            self.leave(call)
 
-    def park(self, call: LegacyCall) -> None:
-        """Keep a call that waits for answers.
+    async def say(self, line: bytes) -> None:
+        """Say something to the child; wait while it does not read.
 
         Raises:
-            LimitReached: Too many calls of the owner wait already.
+            ChildGone: The child is being stopped, or has ended.
         """
-        if call.name not in self._parked:
-            if self.owner.parked >= self.settings.max_parked:
-                raise LimitReached(
-                    f"{self.settings.max_parked} calls of this user wait for answers already", retry_after=5.0
-                )
-            self.owner.parked += 1
-            self._parked[call.name] = call
+        await self._channel.send(line)
 
-    def unpark(self, call: LegacyCall) -> None:
-        """Keep it no more."""
-        if self._parked.pop(call.name, None) is not None:
-            self.owner.parked -= 1
+    def say_soon(self, line: bytes) -> None:
+        """Say something to the child as soon as it reads, and do not wait for that.
 
-    def state_of(self, call: LegacyCall) -> str:
-        """Return the state that resumes a parked call."""
-        expires = self._loop.time() + self.settings.park_timeout
-        claims = Claims(self.number, expires, call.name, call.round)
-        return self.owner.seal.seal(claims, owner=self.owner.binding, request=call.request)
+        One that asks and asks but does not read gets no answer any more, from `MAX_UNSAID_LINES` on.
+        """
+        if self._unsaid_lines >= MAX_UNSAID_LINES:
+            self._channel.send_nowait(line)
+        elif self.ending is None:
+            self._unsaid_lines += 1
+            self._spawn(self._say_unless_gone(line))
 
-    def state_to_repeat(self, request: ModernRequest) -> str:
-        """Return a state with which a request is sent to the child anew."""
-        claims = Claims(self.number, self._loop.time() + self.settings.park_timeout)
-        return self.owner.seal.seal(claims, owner=self.owner.binding, request=request)
-
-    def say_nowait(self, line: bytes) -> None:
-        """Say something to the child without waiting."""
-        self._channel.send_nowait(line)
-
-    def _answered_at_once(self, request: ModernRequest, result: Members) -> SharedExchange:
-        exchange = self.new_exchange()
-        exchange.answer(result_response(request.id, result))
-        return exchange
-
-    def _revision(self) -> Revision:
-        if self.agreement is None:
-            raise RuntimeError("expected a child that was initialized")
-        return self.agreement.revision
+    async def _say_unless_gone(self, line: bytes) -> None:
+        try:
+            await self._channel.send(line)
+        except ChildGone:
+            pass
+        finally:
+            self._unsaid_lines -= 1
 
     # From the child.
 
     def _asked(self, request: Request) -> None:
         if request.method == "ping":
-            self._channel.send_nowait(result_response(request.id, {}))
+            self.say_soon(result_response(request.id, {}))
         elif request.method not in QUESTION_METHODS:
             text = f"this client has no method {request.method[:80]!r}"
-            self._channel.send_nowait(error_response(request.id, METHOD_NOT_FOUND, text))
+            self.say_soon(error_response(request.id, METHOD_NOT_FOUND, text))
         else:
             self._question(request)
 
     def _question(self, request: Request) -> None:
-        if not self._takes_turns:
-            self._takes_turns = True
+        if not self.turns.taken:
+            self.turns.taken = True
             self._on_asked()
+        calls = [call for call in self._calls() if call.may_ask]
         # A child may go on asking for a call that waits for answers already; if it is the only one
         # there is, no other can be meant.
-        candidates = list(self._running) or list(self._parked.values())
+        candidates = [call for call in calls if call.at_work] or [call for call in calls if call.parked]
         if len(candidates) == 1:
             candidates[0].asked(request)
             return
         self.ambiguous_questions += 1
         text = "cannot tell which request this belongs to: ask while answering exactly one"
-        self._channel.send_nowait(error_response(request.id, INTERNAL_ERROR, text))
+        self.say_soon(error_response(request.id, INTERNAL_ERROR, text))
+
+    def _calls(self) -> list[LegacyCall]:
+        """Return all calls that the child may be working on, or waits with for an answer."""
+        open_calls = [caller for caller in self._callers.values() if isinstance(caller, LegacyCall)]
+        return [*open_calls, *self._given_up]
 
     def _told(self, notification: Notification) -> None:
         method = notification.method
@@ -391,7 +348,7 @@ class LegacyChild(SharedChild):
         elif method == "notifications/cancelled":
             params = object_members(notification.members.get("params")) or {}
             question_id = bytes(params.get("requestId", b""))
-            for call in (*self._running, *self._parked.values()):
+            for call in self._calls():
                 call.withdraw(question_id)
         else:
             self.unrelated_messages += 1
@@ -399,13 +356,9 @@ class LegacyChild(SharedChild):
     def _log(self, notification: Notification) -> None:
         """Pass a log message on to the one call that runs, if it wants it; there is no more to go by."""
         params = object_members(notification.members.get("params")) or {}
-        still = {*self._parked.values(), *(turn.call for turn in self._waiting)}
-        running = [
-            caller
-            for caller in self._callers.values()
-            if isinstance(caller, LegacyCall) and caller not in still
-        ]
-        wanted = running[0].request.log_level if len(running) == 1 else None
+        running = [call for call in self._calls() if call.at_work]
+        certain = len(running) == 1 and not self._given_up
+        wanted = running[0].request.log_level if certain else None
         if wanted is None or _severity(string_member(params, "level")) < _severity(wanted):
             self.dropped_logs += 1
         else:
@@ -417,33 +370,38 @@ class LegacyChild(SharedChild):
     async def _set_log_level(self, request: ModernRequest) -> None:
         level = request.log_level
         if level in LOG_LEVELS and level != self._log_level and "logging" in self._server_capabilities:
+            await self._tell_child("logging/setLevel", "level", level)
             self._log_level = level
-            await self._tell_child("logging/setLevel", {"level": _raw(level)})
 
-    async def _tell_child(self, method: str, params: Members) -> None:
-        """Send a request of ours whose answer changes nothing."""
-        forgotten = _Forgotten()
-        await self.send(self.open(forgotten), request_members(method, params))
+    async def _tell_child(self, method: str, name: str, value: str) -> None:
+        """Send a request of ours whose answer changes nothing. So nobody waits for it, and it is not owed."""
+        members = request_members(method, {name: _raw(value)})
+        self._last_id += 1
+        members["id"] = msgspec.Raw(b"%d" % self._last_id)
+        await self._channel.send(encode(members))
 
     # Changes.
 
-    def _listen(self, request: ModernRequest) -> SharedExchange:
+    async def _listen(self, request: ModernRequest) -> SharedExchange:
         if len(self._listeners) >= self.settings.max_listeners:
             raise LimitReached(
                 f"{self.settings.max_listeners} streams of changes are open already", retry_after=5.0
             )
         wanted = supported_by(read_filter(request), self._server_capabilities)
         listener = LegacyListener(self, request, self.new_exchange(), wanted)
-        self._watch(listener)
+        try:
+            await self._watch(listener)
+        except BaseException:
+            listener.exchange.release()  # or another child would go on with it
+            raise
         return listener.exchange
 
-    def _watch(self, listener: LegacyListener) -> None:
+    async def _watch(self, listener: LegacyListener) -> None:
         self._listeners.add(listener)
         self._changes.add(listener)
-        for uri in listener.filter.uris:
-            self._watched[uri] = self._watched.get(uri, 0) + 1
-            if self._watched[uri] == 1:
-                self._subscribe("resources/subscribe", uri)
+        self._subscriptions.add(listener.filter.uris)
+        # Before the client reads that it listens, and asks for something that makes a change.
+        await self._subscriptions.settle()
 
     def stop_watching(self, listener: LegacyListener) -> None:
         """Forget a listener, and what only it wanted to be told (`Watcher`)."""
@@ -451,49 +409,18 @@ class LegacyChild(SharedChild):
             return
         self._listeners.discard(listener)
         self._changes.discard(listener)
-        for uri in listener.filter.uris:
-            self._watched[uri] -= 1
-            if self._watched[uri] == 0:
-                del self._watched[uri]
-                self._subscribe("resources/unsubscribe", uri)
+        self._subscriptions.discard(listener.filter.uris)
+        if listener.filter.uris and self.ending is None:
+            self._spawn(self._settle_unless_gone())
         if not self.busy:
             self._on_idle()
 
-    def _subscribe(self, method: str, uri: str) -> None:
-        if self.ending is not None:
-            return
-        child_id = self.open(_Forgotten())
-        members = request_members(method, {"uri": _raw(uri)})
-        members["id"] = msgspec.Raw(child_id)
-        self._channel.send_nowait(encode(members))
+    async def _settle_unless_gone(self) -> None:
+        with contextlib.suppress(ChildGone):
+            await self._subscriptions.settle()
 
-
-class _Turn:
-    """What is said to the child when it is a call's turn."""
-
-    def __init__(self, call: LegacyCall, lines: list[bytes]) -> None:
-        self.call = call
-        self.lines = lines
-        self.timer: asyncio.TimerHandle | None = None
-
-    def cancel_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-
-
-class _Forgotten:
-    """A request of ours whose answer changes nothing (`Caller`)."""
-
-    wants_logs = False
-
-    def told(self, notification: Notification) -> None:
-        pass
-
-    def answered(self, response: Response) -> None:
-        pass
-
-    def failed(self, ending: Ending) -> None:
-        pass
+    async def _subscribe(self, method: str, uri: str) -> None:
+        await self._tell_child(method, "uri", uri)
 
 
 def _severity(level: str | None) -> int:

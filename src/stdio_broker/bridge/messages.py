@@ -5,8 +5,19 @@ import msgspec
 from ..protocol.jsonrpc import INTERNAL_ERROR, Members, encode, error_response
 from ..protocol.to_modern import ListenFilter
 from .channel import Ending
+from .seal import MAX_STATE_CHARS
 
-__all__ = ["answer_too_long", "changes", "child_ended", "request_members", "slow_client"]
+__all__ = [
+    "answer_too_long",
+    "changes",
+    "child_ended",
+    "listened_for",
+    "request_members",
+    "slow_client",
+    "state_too_long",
+]
+
+UPDATED = "notifications/resources/updated"
 
 
 def answer_too_long(client_id: bytes, line_bytes: int) -> bytes:
@@ -21,6 +32,12 @@ def slow_client(client_id: bytes) -> bytes:
     return error_response(client_id, INTERNAL_ERROR, text, {"reason": "slow client"})
 
 
+def state_too_long(client_id: bytes, length: int) -> bytes:
+    """Return the answer in place of one whose `requestState` we could not take back."""
+    text = f"the server's requestState became {length} characters; the broker takes {MAX_STATE_CHARS} back"
+    return error_response(client_id, INTERNAL_ERROR, text, {"reason": "requestState too long"})
+
+
 def child_ended(client_id: bytes, ending: Ending) -> bytes:
     """Return the answer to a call whose child ended under it."""
     return error_response(client_id, INTERNAL_ERROR, str(ending.error), ending.data())
@@ -28,14 +45,23 @@ def child_ended(client_id: bytes, ending: Ending) -> bytes:
 
 def changes(wanted: ListenFilter) -> list[Members]:
     """Return a notification for everything that a listener wants to know of: all of it may have changed."""
-    methods = {
+    lists = [
+        request_members(method, None)
+        for method, is_wanted in listened_for(wanted).items()
+        if is_wanted and method != UPDATED
+    ]
+    uris = [{"uri": msgspec.Raw(msgspec.json.encode(uri))} for uri in wanted.uris]
+    return lists + [request_members(UPDATED, uri) for uri in uris]
+
+
+def listened_for(wanted: ListenFilter) -> dict[str, bool]:
+    """Return for each kind of change that we know, by its method, whether a listener wants it."""
+    return {
         "notifications/tools/list_changed": wanted.tools,
         "notifications/prompts/list_changed": wanted.prompts,
         "notifications/resources/list_changed": wanted.resources,
+        UPDATED: bool(wanted.uris),
     }
-    lists = [request_members(method, None) for method, is_wanted in methods.items() if is_wanted]
-    uris = [{"uri": msgspec.Raw(msgspec.json.encode(uri))} for uri in wanted.uris]
-    return lists + [request_members("notifications/resources/updated", uri) for uri in uris]
 
 
 def request_members(method: str, params: Members | None) -> Members:

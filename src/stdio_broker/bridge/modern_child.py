@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from ..errors import LimitReached
 from ..protocol.jsonrpc import (
     INTERNAL_ERROR,
     Members,
@@ -23,6 +24,7 @@ from ..protocol.jsonrpc import (
     string_member,
 )
 from ..protocol.modern import (
+    DISCOVER,
     INPUT_REQUIRED,
     LISTEN,
     MAY_ASK,
@@ -32,21 +34,33 @@ from ..protocol.modern import (
     discover_request,
     modern_meta,
     probe_outcome,
+    string_elements,
     with_meta,
 )
-from ..protocol.revisions import MODERN_VERSION
+from ..protocol.revisions import MODERN_VERSION, offered
 from ..protocol.to_modern import fill_result, graceful_result, read_filter, tag, tag_result
 from ..supervisor import Child
 from .channel import Ending
-from .messages import changes, child_ended, slow_client
+from .messages import changes, child_ended, listened_for, slow_client, state_too_long
 from .owner import Owner
-from .seal import Claims, invalid_state
+from .seal import MAX_STATE_CHARS, Claims, invalid_state
 from .settings import Settings
 from .shared_child import SharedChild, SharedExchange, error_code
 
 __all__ = ["ModernChild"]
 
 logger = logging.getLogger(__name__)
+
+#: Notifications about one request, which no stream of changes carries (MCP 2026-07-28,
+#: basic/transports/streamable-http, "Receiving Messages").
+OF_REQUESTS = frozenset({"notifications/message", "notifications/progress"})
+
+
+#: Unfinished tasks of one child that are kept in mind.
+MAX_TASKS = 1024
+
+#: How a task ends (SEP-2663, "Task Status").
+TERMINAL = frozenset({"cancelled", "completed", "failed"})
 
 
 class ModernChild(SharedChild):
@@ -71,6 +85,27 @@ class ModernChild(SharedChild):
         self.orphans: list[Listener] = []
         self._owner = owner
         self._client_info = msgspec.Raw(b"{}")
+        self._unfinished: dict[str, float] = {}  # tasks, with the time until which they count
+
+    @property
+    def busy(self) -> bool:
+        """Whether the child owes anybody anything: an answer, or the end of a task."""
+        now = self._loop.time()
+        return super().busy or any(now < until for until in self._unfinished.values())
+
+    def note_task(self, request: ModernRequest, result: Members) -> None:
+        """Note from a result how a task stands, if it tells (SEP-2663): a child with one is not idle.
+
+        Not for ever: its client may have forgotten it.
+        """
+        of_task = request.params if request.method.startswith("tasks/") else result
+        task_id, status = string_member(of_task, "taskId"), string_member(result, "status")
+        if task_id is None or (of_task is result and string_member(result, "resultType") != "task"):
+            return
+        if status in TERMINAL or request.method == "tasks/cancel":
+            self._unfinished.pop(task_id, None)
+        elif status is not None and (task_id in self._unfinished or len(self._unfinished) < MAX_TASKS):
+            self._unfinished[task_id] = self._loop.time() + self._settings.state_timeout
 
     async def discover(self, client_name: str, client_version: str) -> Discovery | tuple[str, ...] | None:
         """Ask what the child speaks; see `probe_outcome`. Nothing may be sent to it before.
@@ -96,15 +131,21 @@ class ModernChild(SharedChild):
         Raises:
             BridgeBroken: The child has ended.
             ChildGone: The child is being stopped.
-            LimitReached: Too many calls are in flight.
-            LocalProtocolError: The request brings a state that is not good (any more).
+            LimitReached: Too many calls are in flight, or streams of changes are open.
+            LocalProtocolError: The request brings a state that is not good (any more), or does not say
+                what to listen for.
         """
         self.check_usable()
         params = request.params
         if request.request_state is not None:
             params = {**params, "requestState": _raw(self._inner_state(request))}
-        relay = Relay(self, request, self.new_exchange()) if request.method != LISTEN else None
-        return await self._start(relay or Listener(self, request, self.new_exchange()), params)
+        if request.method != LISTEN:
+            return await self._start(Relay(self, request, self.new_exchange()), params)
+        if len(self._listeners()) >= self._settings.max_listeners:
+            raise LimitReached(
+                f"{self._settings.max_listeners} streams of changes are open already", retry_after=5.0
+            )
+        return await self._start(Listener(self, request, self.new_exchange()), params)
 
     async def adopt(self, listener: "Listener") -> None:
         """Go on with a stream of changes that another child has left open.
@@ -120,10 +161,12 @@ class ModernChild(SharedChild):
 
     def end_listening(self) -> None:
         """End every stream of changes with the result that says so."""
-        for child_id, caller in list(self._callers.items()):
-            if isinstance(caller, Listener):
-                self.cancel(child_id, "the broker ends the subscription")
-                caller.end()
+        for listener in self._listeners():
+            self.cancel(listener.child_id, "the broker ends the subscription")
+            listener.end()
+
+    def _listeners(self) -> "list[Listener]":
+        return [caller for caller in self._callers.values() if isinstance(caller, Listener)]
 
     async def _start(self, relay: "Relay", params: Members) -> SharedExchange:
         request = relay.request
@@ -170,7 +213,11 @@ class ModernChild(SharedChild):
         return with_meta({}, meta)
 
     def seal(self, request: ModernRequest, inner: str) -> str:
-        """Return a state for a client that holds the server's own."""
+        """Return a state for a client that holds the server's own.
+
+        It opens with this request and at this child only: servers keep the keys of their states in
+        their process.
+        """
         expires = self._loop.time() + self._settings.state_timeout
         claims = Claims(self.number, expires, inner=inner)
         return self._owner.seal.seal(claims, owner=self._owner.binding, request=request)
@@ -179,7 +226,6 @@ class ModernChild(SharedChild):
         claims = self._owner.seal.open(
             request.request_state or "", owner=self._owner.binding, request=request, now=self._loop.time()
         )
-        # Servers keep the keys of their states in their process.
         if claims.child != self.number or claims.inner is None:
             raise invalid_state(request)
         return claims.inner
@@ -212,40 +258,54 @@ class Relay:
         self.child.cancel(self.child_id, "the client closed its stream")
 
     def told(self, notification: Notification) -> None:
-        """Pass on progress or a log message."""
+        """Pass on progress or a log message. Nothing else belongs to a request, whatever the child says."""
         members = notification.members
-        if notification.method == "notifications/progress":
-            if self.request.progress_token is None:
-                return
+        if notification.method == "notifications/progress" and self.request.progress_token is not None:
             params = object_members(members["params"]) or {}
             params["progressToken"] = self.request.progress_token
-            members["params"] = msgspec.Raw(encode(params))
-        self.put(encode(members))
+            self.put(encode({**members, "params": msgspec.Raw(encode(params))}))
+        elif notification.method == "notifications/message" and self.wants_logs:
+            self.put(encode(members))
+        else:
+            self.child.unrelated_messages += 1
 
     def put(self, message: bytes) -> None:
-        """Put a message on the stream; end the request if the client does not read."""
-        if not self.exchange.put(message) and self.exchange.cut:
+        """Put a message on the stream, unless it has ended; end it if the client does not read."""
+        if not self.exchange.open:
+            return
+        self.exchange.put(message)
+        if self.exchange.cut:
             self.child.cancel(self.child_id, "the client does not read its stream")
             self.answer(slow_client(self.request.id), INTERNAL_ERROR)
 
     def answered(self, response: Response) -> None:
         """Pass on the answer, with what our revision asks for and a sloppy server leaves out."""
-        members = response.members
-        members["id"] = msgspec.Raw(self.request.id)
+        members = {**response.members, "id": msgspec.Raw(self.request.id)}
         result = object_members(members.get("result"))
         if result is not None:
+            state = self._sealed(result)
+            if state is not None and len(state) > MAX_STATE_CHARS:
+                self.answer(state_too_long(self.request.id, len(state)), INTERNAL_ERROR)
+                return
+            if state is not None:
+                result["requestState"] = _raw(state)
             members["result"] = msgspec.Raw(encode(self.finish(result)))
         self.answer(encode(members), error_code(members))
 
+    def _sealed(self, result: Members) -> str | None:
+        """Return what the client gets instead of the server's own state; None if there is none."""
+        state = string_member(result, "requestState")
+        asks = self.request.method in MAY_ASK and string_member(result, "resultType") == INPUT_REQUIRED
+        return self.child.seal(self.request, state) if asks and state is not None else None
+
     def finish(self, result: Members) -> Members:
         """Return a result as the client gets it."""
-        state = string_member(result, "requestState")
-        if (
-            state is not None
-            and self.request.method in MAY_ASK
-            and string_member(result, "resultType") == INPUT_REQUIRED
-        ):
-            result["requestState"] = _raw(self.child.seal(self.request, state))
+        self.child.note_task(self.request, result)
+        if self.request.method == DISCOVER:
+            versions = string_elements(result.get("supportedVersions")) or ()
+            # What the child speaks beyond that, this endpoint would refuse.
+            if len(offered(versions)) != len(versions):
+                result["supportedVersions"] = _raw(offered(versions))
         return fill_result(self.request.method, result, self.child.server_info)
 
     def failed(self, ending: Ending) -> None:
@@ -259,12 +319,18 @@ class Relay:
 
 
 class Listener(Relay):
-    """A stream of changes: a request whose answer is its end. It outlives a child that crashes."""
+    """A stream of changes: a request whose answer is its end. It outlives a child that crashes.
+
+    Raises:
+        LocalProtocolError: The request does not say what to listen for.
+    """
 
     def __init__(self, child: ModernChild, request: ModernRequest, exchange: SharedExchange) -> None:
         super().__init__(child, request, exchange)
         self._filter = read_filter(request)
-        self._acknowledged = False
+        self._wanted = listened_for(self._filter)
+        self._begun = False
+        self._acknowledged = False  # by the child that there is now
 
     @property
     def wants_logs(self) -> bool:
@@ -276,23 +342,35 @@ class Listener(Relay):
         if notification.method == "notifications/cancelled":
             self.child.close(self.child_id)
             self.end()
-        elif notification.method != "notifications/subscriptions/acknowledged":
+        elif notification.method == "notifications/subscriptions/acknowledged":
+            self._acknowledge(notification)
+        elif self._acknowledged and self._wants(notification.method):
             self.put(encode(tag(notification.members, self.request.id)))
-        elif self._acknowledged:
-            # A new child has taken over. Nobody knows what changed in between.
+        else:
+            self.child.unrelated_messages += 1
+
+    def _wants(self, method: str) -> bool:
+        # What we do not know, an extension may have asked for. Whether a URI is meant, or a part of
+        # it, the child knows best.
+        return self._wanted.get(method, method not in OF_REQUESTS)
+
+    def _acknowledge(self, notification: Notification) -> None:
+        """Begin the stream, or go on with it: nobody knows what changed while there was no child."""
+        if not self._begun:
+            self.put(encode(tag(notification.members, self.request.id)))
+        elif not self._acknowledged:
             for change in changes(self._filter):
                 self.put(encode(tag(change, self.request.id)))
-        else:
-            self._acknowledged = True
-            self.put(encode(tag(notification.members, self.request.id)))
+        self._begun = self._acknowledged = True
 
     def finish(self, result: Members) -> Members:
         """Return the result that ends the stream."""
         return tag_result(super().finish(result), self.request.id)
 
     def failed(self, ending: Ending) -> None:
-        """Wait for another child, if the stream had begun."""
+        """Wait for another child, unless this one has not even taken the request."""
         if self._acknowledged and self.exchange.open:
+            self._acknowledged = False
             self.child.orphans.append(self)
         else:
             super().failed(ending)
@@ -302,5 +380,5 @@ class Listener(Relay):
         self.answer(graceful_result(self.request.id, self.child.server_info), None)
 
 
-def _raw(value: str) -> msgspec.Raw:
+def _raw(value: object) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(value))

@@ -18,6 +18,15 @@ class Settings:
         max_backlog_messages: Messages kept for a GET stream while none is open; past it the oldest
             is dropped and counted.
         max_backlog_bytes: The same in bytes. What a new GET has no room for waits for the next one.
+        max_replay_events: Events kept of what was written to a session's streams, for a client that
+            lost one and comes back; past it the oldest is given up. As many as the backlog holds: what
+            a client can miss before it notices is a burst of progress, not a day's messages.
+        max_replay_bytes: The same in bytes. What a broken connection can lose is what lay in socket
+            buffers, which Linux lets grow to 4 MiB.
+        max_suspended: Calls of a session that go on while their client has lost the stream; the answer
+            is kept. More are released, as in a session without event ids. As many as a busy agent has
+            in flight.
+        resume_timeout: Seconds that a client has to come back to a stream. Clients try after 1 to 30.
         max_parked: Calls of one principal that wait for the answers to a child's questions.
         park_timeout: Seconds that a call waits for them. A person may be at lunch; a child that holds
             something open for a client that never comes back must not wait for ever.
@@ -36,6 +45,10 @@ class Settings:
     max_stream_bytes: int = 4 * 1024 * 1024
     max_backlog_messages: int = 200
     max_backlog_bytes: int = 1024 * 1024
+    max_replay_events: int = 200
+    max_replay_bytes: int = 4 * 1024 * 1024
+    max_suspended: int = 32
+    resume_timeout: float = 60.0
     max_parked: int = 32
     park_timeout: float = 600.0
     state_timeout: float = 86_400.0

@@ -7,12 +7,12 @@ the end of the child for everybody at once.
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
 
-from ..errors import BridgeBroken, ChildGone, LimitReached
+from ..errors import BridgeBroken, LimitReached
 from ..protocol.jsonrpc import (
     Members,
     Message,
@@ -24,19 +24,18 @@ from ..protocol.jsonrpc import (
     object_members,
     parse_line,
 )
+from ..protocol.modern import ModernRequest
 from ..protocol.param_headers import ParamHeaders
 from ..supervisor import Child
 from .channel import Channel, Ending
 from .messages import answer_too_long, request_members
 from .settings import Settings
 from .streams import Exchange
+from .tool_headers import ToolHeaders
 
 __all__ = ["Caller", "SharedChild", "SharedExchange", "error_code"]
 
 logger = logging.getLogger(__name__)
-
-#: Pages of `tools/list` that are read for the headers that tools want mirrored.
-MAX_TOOL_PAGES = 32
 
 Result = TypeVar("Result")
 
@@ -115,7 +114,7 @@ class SharedChild:
         self._channel = Channel(child, self)
         self._callers: dict[bytes, Caller] = {}
         self._last_id = 0
-        self._param_headers: asyncio.Task[ParamHeaders] | None = None
+        self._tool_headers = ToolHeaders(self._list_tools, self._spawn, timeout=settings.query_timeout)
         self._tasks: set[asyncio.Task[object]] = set()
 
     @property
@@ -149,10 +148,14 @@ class SharedChild:
 
     def open(self, caller: Caller) -> bytes:
         """Note who waits for the answer to a new request; return the id to send it under."""
-        self._last_id += 1
-        child_id = b"%d" % self._last_id
+        child_id = self.new_id()
         self._callers[child_id] = caller
         return child_id
+
+    def new_id(self) -> bytes:
+        """Return an id that the child has not seen. An answer to it is dropped, unless it was opened."""
+        self._last_id += 1
+        return b"%d" % self._last_id
 
     def close(self, child_id: bytes) -> bool:
         """Note that nobody waits for an answer any more; tell whether somebody did."""
@@ -200,14 +203,12 @@ class SharedChild:
         """Return a stream for a modern request."""
         return SharedExchange(self._loop, max_bytes=self._settings.max_stream_bytes)
 
-    async def param_headers(self) -> ParamHeaders:
-        """Return which arguments of which tools are mirrored in headers; asked of the child once.
+    async def check_headers(self, request: ModernRequest, fields: Sequence[tuple[bytes, bytes]]) -> None:
+        """Refuse a call of a tool whose headers do not say what its arguments say; see `ToolHeaders`."""
+        await self._tool_headers.check(request, fields)
 
-        A child that does not tell validates nothing: a call must not fail for that.
-        """
-        if self._param_headers is None:
-            self._param_headers = self._spawn(self._read_param_headers())
-        return await asyncio.shield(self._param_headers)
+    async def param_headers(self) -> ParamHeaders:
+        return await self._tool_headers.known()
 
     async def run(self) -> None:
         """Route what the child sends until its output ends, then fail what is open."""
@@ -242,7 +243,7 @@ class SharedChild:
         elif isinstance(message, Request):
             self._asked(message)
         elif message.method == "notifications/tools/list_changed":
-            self._forget_param_headers()
+            self._tool_headers.forget()
             self._told(message)
         else:
             self._told(message)
@@ -282,27 +283,12 @@ class SharedChild:
         wanting = [caller for caller in self._callers.values() if caller.wants_logs]
         return wanting[0] if len(wanting) == 1 else None
 
-    def _forget_param_headers(self) -> None:
-        if self._param_headers is not None and self._param_headers.done():
-            self._param_headers = None
-
-    async def _read_param_headers(self) -> ParamHeaders:
-        headers = ParamHeaders.empty()
+    async def _list_tools(self, cursor: msgspec.Raw | None) -> Members:
         params = self._list_params()
-        try:
-            async with asyncio.timeout(self._settings.query_timeout):
-                for _ in range(MAX_TOOL_PAGES):
-                    answer = await self.query("tools/list", params)
-                    result = object_members(answer.members.get("result")) or {}
-                    headers.add_page(result)
-                    if "nextCursor" not in result:
-                        break
-                    params = {**self._list_params(), "cursor": result["nextCursor"]}
-        except (BridgeBroken, ChildGone, TimeoutError) as exc:
-            logger.warning(
-                "server.headers_unknown", extra={"pid": self._channel.pid, "problem": type(exc).__name__}
-            )
-        return headers
+        if cursor is not None:
+            params["cursor"] = cursor
+        answer = await self.query("tools/list", params)
+        return object_members(answer.members.get("result")) or {}
 
 
 class _Query:

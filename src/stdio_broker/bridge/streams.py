@@ -1,11 +1,14 @@
 """Messages on their way to a client: bounded queues with one reader each.
 
 A `MessageStream` is what a GET reads. An `Exchange` is what a POST reads: the same, with a last
-message that answers the request.
+message that answers the request. A client that lost its connection and comes back reads a successor:
+first what was written and did not reach it, then what waits, then what comes.
 """
 
 import asyncio
 from collections import deque
+
+from .events import EventLog, EventsLost, StreamLog
 
 __all__ = ["Exchange", "MessageStream", "StreamEnded"]
 
@@ -23,37 +26,56 @@ class MessageStream:
     Args:
         loop: The running loop. Asking for it here would cost every call a system call (Python 3.11).
         max_bytes: Bytes that may wait, with `MESSAGE_OVERHEAD_BYTES` for each message.
+        events: Keeps what is written, for a client that comes back; None if there is no coming back.
 
     Attributes:
         attached: Whether a client still reads it. Detached, it takes nothing more.
         cut: Whether it was ended because its reader was too slow.
+        log: Its events; None as long as the client has seen no id.
     """
 
     __slots__ = (
         "_ended",
+        "_events",
         "_loop",
         "_max_bytes",
         "_messages",
+        "_seen",
         "_size",
         "_waiter",
         "attached",
         "cut",
+        "log",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, max_bytes: int) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        max_bytes: int,
+        events: "EventLog[MessageStream] | None" = None,
+    ) -> None:
         self._loop = loop
+        self._events = events
         self._max_bytes = max_bytes
         self._messages: deque[bytes] = deque()
         self._size = 0
         self._ended = False
         self._waiter: asyncio.Future[None] | None = None
+        self._seen: int | None = None  # the last event that a client which came back has; None: it has all
         self.attached = True
         self.cut = False
+        self.log: StreamLog[MessageStream] | None = None
 
     @property
     def open(self) -> bool:
         """Whether a message put here reaches a client."""
         return self.attached and not self._ended
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that wait to be read, with the overhead."""
+        return self._size
 
     def has_room_for(self, message: bytes) -> bool:
         """Whether a message would be taken.
@@ -88,6 +110,47 @@ class MessageStream:
         self._messages.clear()
         self._size = 0
         return rest
+
+    def show(self, message: bytes | None) -> bytes | None:
+        """Return the id of an event that is being written; None if this stream has none.
+
+        Args:
+            message: What it carries; None if it only tells its id.
+        """
+        if self._events is None:
+            return None
+        if self.log is None:
+            self.log = self._events.start(self)
+        return self._events.mark(self.log) if message is None else self._events.record(self.log, message)
+
+    def follow(self, log: "StreamLog[MessageStream]", number: int) -> None:
+        """Let a client that came back read here, behind the last event that it has seen."""
+        self.log = log
+        self._seen = number
+        log.owner = self
+
+    def missed(self) -> tuple[bytes, bytes] | None:
+        """Return id and message of the next event that did not reach the client; None if there is none.
+
+        One at a time: a client that reads slowly must not hold all of them.
+
+        Raises:
+            StreamEnded: The client has come back once more, or what it missed is not kept any more.
+        """
+        if self._events is None or self.log is None or self._seen is None:
+            return None
+        if not self.attached:
+            raise StreamEnded
+        try:
+            event = self._events.after(self.log, self._seen)
+        except EventsLost:
+            self.cut = True
+            raise StreamEnded from None
+        if event is None:
+            self._seen = None
+            return None
+        self._seen, event_id, message = event
+        return event_id, message
 
     async def receive(self, timeout: float) -> bytes | None:  # noqa: ASYNC109 - see below
         """Return the next message, or None if there is none within `timeout` seconds.
@@ -131,15 +194,45 @@ class MessageStream:
 class Exchange(MessageStream):
     """One client request in flight, from the POST to its answer.
 
+    Args:
+        loop: As above.
+        max_bytes: As above.
+        events: As above.
+        call: The exchange that the call was opened with, if this is a successor of it.
+
     Attributes:
         answered: Whether the answer is here (it may still wait to be read).
     """
 
-    __slots__ = ("answered",)
+    __slots__ = ("_call", "answered")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, max_bytes: int) -> None:
-        super().__init__(loop, max_bytes=max_bytes)
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        max_bytes: int,
+        events: EventLog[MessageStream] | None = None,
+        call: "Exchange | None" = None,
+    ) -> None:
+        super().__init__(loop, max_bytes=max_bytes, events=events)
+        self._call = call  # None, not itself: a cycle would leave every call to the garbage collector
         self.answered = False
+
+    @property
+    def call(self) -> "Exchange":
+        """The exchange that the call was opened with."""
+        return self._call or self
+
+    def succeed(self) -> "Exchange":
+        """Move what waits here to a new exchange, and end this one's reader."""
+        successor = Exchange(self._loop, max_bytes=self._max_bytes, events=self._events, call=self.call)
+        successor.answered = self.answered
+        successor.cut = self.cut
+        successor._size = self._size
+        successor._messages.extend(self.detach())
+        successor._ended = self._ended
+        self.end()
+        return successor
 
     def answer(self, message: bytes) -> None:
         """Add the last message, whatever its size, and end."""

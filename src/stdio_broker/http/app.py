@@ -6,6 +6,7 @@ from .asgi import AsgiRequest, Receive, Scope, Send
 from .endpoint import McpEndpoint
 from .faults import JSON
 from .settings import Settings
+from .sse_transport import SseTransport
 
 __all__ = ["App"]
 
@@ -20,12 +21,15 @@ class App:
         self._endpoint = endpoint
         self._sessions = sessions
         self._settings = settings
+        self._sse = SseTransport(sessions, settings) if settings.legacy_sse else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3)."""
         request = AsgiRequest(scope, receive, send, write_timeout=self._settings.write_timeout)
         if request.path == self._settings.path:
             await self._endpoint.serve(request)
+        elif self._sse is not None and self._sse.serves(request.path):
+            await self._sse.serve(request, scope.get("query_string", b""))
         elif request.path == "/healthz":
             await request.answer(200, ((b"content-type", b"text/plain"),), b"ok\n")
         elif request.path == "/readyz":

@@ -4,12 +4,27 @@ Only for pages that the Origin guard has let through: without these fields the b
 their requests and then keep the answers from them.
 """
 
+import re
+
 from .wire import HttpRequest
 
 __all__ = ["allow_page", "answer_preflight", "is_preflight"]
 
 _METHODS = b"POST, GET, DELETE"
-_REQUEST_HEADERS = b"accept, authorization, content-type, last-event-id, mcp-protocol-version, mcp-session-id"
+_REQUEST_HEADERS = (
+    b"accept",
+    b"authorization",
+    b"content-type",
+    b"last-event-id",
+    b"mcp-method",
+    b"mcp-name",
+    b"mcp-protocol-version",
+    b"mcp-session-id",
+)
+# Arguments that a tool wants mirrored: the names are the server's, and we do not know them (MCP
+# 2026-07-28, basic/transports/streamable-http). A `*` would not cover Authorization, and browsers
+# ignore it for requests with credentials. What is let through is a token (RFC 9110, 5.6.2).
+_PARAM_HEADER = re.compile(rb"mcp-param-[a-z0-9!#$%&'*+.^_`|~-]+")
 _ANSWER_HEADERS = b"mcp-session-id, retry-after, www-authenticate"
 _MAX_AGE_SECONDS = b"600"
 
@@ -38,7 +53,14 @@ async def answer_preflight(request: HttpRequest) -> None:
         204,
         (
             (b"access-control-allow-methods", _METHODS),
-            (b"access-control-allow-headers", _REQUEST_HEADERS),
+            (b"access-control-allow-headers", b", ".join((*_REQUEST_HEADERS, *_param_headers(request)))),
             (b"access-control-max-age", _MAX_AGE_SECONDS),
         ),
     )
+
+
+def _param_headers(request: HttpRequest) -> list[bytes]:
+    """Return the header fields for arguments that a page wants to send."""
+    asked = (request.header(b"access-control-request-headers") or b"").lower()
+    names = dict.fromkeys(name.strip() for name in asked.split(b","))
+    return [name for name in names if _PARAM_HEADER.fullmatch(name)]

@@ -11,49 +11,44 @@ Source: MCP 2025-11-25, basic/transports, "Streamable HTTP".
 """
 
 import contextlib
-import logging
 
-from ..bridge import Exchange
+from ..bridge import EventsLost, Exchange, MessageStream
 from ..errors import (
-    BridgeBroken,
     BrokerError,
-    ChildGone,
     LocalProtocolError,
-    SessionNotFound,
-    SpawnError,
-    Unavailable,
 )
 from ..protocol.inbound import era_of
 from ..protocol.jsonrpc import (
     INVALID_REQUEST,
     Message,
-    Notification,
     Request,
-    Response,
     parse_body,
 )
 from ..protocol.revisions import MODERN_VERSION, REVISIONS, Era
 from ..sessions import ANONYMOUS, Principal, Session, SessionBridge, SessionManager
+from .batches import check_batch
 from .cors import allow_page, answer_preflight, is_preflight
 from .faults import answer_to
 from .guards import Refused, check_accept, check_content_type, check_host, check_origin
 from .modern import ModernEndpoint, unsupported_version
+from .passing import call, tell
+from .reports import report
 from .settings import Settings
 from .streaming import answer_exchange, stream_exchanges, stream_messages, unless_gone
 from .wire import Headers, HttpRequest, PayloadTooLarge, PeerGone
 
 __all__ = ["McpEndpoint"]
 
-logger = logging.getLogger(__name__)
-
-#: Messages in one batch; each request in it is a call in flight.
-MAX_BATCH = 64
-
-#: A foreign Host or Origin: an attack, or an --allow-host that is missing.
-OPERATORS_REFUSALS = frozenset({403, 421})
-
+LAST_EVENT_ID = b"last-event-id"
 SESSION_ID = b"mcp-session-id"
 PROTOCOL_VERSION = b"mcp-protocol-version"
+
+#: 404 ends a session, for a client that keeps to the specification: what it missed may be an answer or
+#: a question, and nobody can tell it which (MCP 2025-11-25, basic/transports, "Session Management").
+STREAM_LOST = (
+    "the stream cannot be resumed at this Last-Event-ID: it is unknown or over, or what followed the event "
+    "is not kept any more; send `initialize` to open a new session"
+)
 
 _MODERN = MODERN_VERSION.encode()
 
@@ -101,7 +96,7 @@ class McpEndpoint:
             return
         except (BrokerError, Refused, PayloadTooLarge) as exc:
             answer = answer_to(exc, request_id)
-            _report(exc, answer.status)
+            report(exc, answer.status)
             await request.answer(answer.status, answer.headers, answer.body)
 
     def _guard(self, request: HttpRequest) -> None:
@@ -152,16 +147,16 @@ class McpEndpoint:
         if isinstance(message, list):
             await self._batch(request, self._session(request, principal), message)
         elif not isinstance(message, Request):
-            await self._tell(self._session(request, principal), message)
+            await tell(self._sessions, self._session(request, principal), message)
             await request.answer(202, ())
         elif message.method == "initialize":
             await self._initialize(request, principal, message)
         else:
             session = self._session(request, principal)
             self._sessions.check_accepting()
-            exchange = await self._call(session, message)
+            exchange = await call(self._sessions, session, message)
             del message  # see above
-            await self._answer(request, session.bridge, exchange)
+            await self._answer(request, session.bridge, exchange, priming=_knows_priming(session))
 
     async def _initialize(self, request: HttpRequest, principal: Principal, message: Request) -> None:
         if request.header(SESSION_ID) is not None:
@@ -173,13 +168,22 @@ class McpEndpoint:
         # A client that gives up waiting here would never learn the id of its session.
         opened = await unless_gone(request, self._sessions.open(principal, message))
         headers = () if opened.session is None else ((SESSION_ID, opened.session.id.encode()),)
-        await self._answer(request, opened.bridge, opened.exchange, headers)
+        priming = _knows_priming(opened.session)
+        await self._answer(request, opened.bridge, opened.exchange, headers, priming=priming)
 
     async def _answer(
-        self, request: HttpRequest, bridge: SessionBridge, exchange: Exchange, headers: Headers = ()
+        self,
+        request: HttpRequest,
+        bridge: SessionBridge,
+        exchange: Exchange,
+        headers: Headers = (),
+        *,
+        priming: bool,
     ) -> None:
         try:
-            await answer_exchange(request, exchange, headers, keep_alive=self._settings.keep_alive_interval)
+            await answer_exchange(
+                request, exchange, headers, settings=self._settings, priming=priming, suspend=bridge.suspend
+            )
         finally:
             bridge.release(exchange)
 
@@ -188,55 +192,33 @@ class McpEndpoint:
 
         Source: MCP 2025-03-26, basic/transports, "Sending Messages to the Server".
         """
-        _check_batch(session, messages)
+        check_batch(session, messages)
         self._sessions.check_accepting()
         with contextlib.ExitStack() as releases:
             exchanges = []
             for message in messages:
                 if isinstance(message, Request):
-                    exchanges.append(await self._call(session, message))
+                    exchanges.append(await call(self._sessions, session, message))
                     releases.callback(session.bridge.release, exchanges[-1])
                 else:
-                    await self._tell(session, message)
+                    await tell(self._sessions, session, message)
             if exchanges:
                 await stream_exchanges(request, exchanges, keep_alive=self._settings.keep_alive_interval)
             else:
                 await request.answer(202, ())
 
-    async def _call(self, session: Session, message: Request) -> Exchange:
-        try:
-            return await session.bridge.call(message)
-        except (ChildGone, BridgeBroken):
-            raise self._lost(session) from None
-
-    async def _tell(self, session: Session, message: Notification | Response) -> None:
-        try:
-            if isinstance(message, Notification):
-                await session.bridge.notify(message)
-            else:
-                await session.bridge.reply(message)
-        except ChildGone:
-            raise self._lost(session) from None
-
-    def _lost(self, session: Session) -> SessionNotFound:
-        """End a session whose child cannot be talked to any more: it has ended, or does not read."""
-        self._sessions.end(session, "the server does not read any more")
-        return SessionNotFound()
-
     async def _get(self, request: HttpRequest, session: Session) -> None:
-        stream = session.bridge.listen()
+        stream = _stream_for(request, session)
         try:
-            await stream_messages(request, stream, keep_alive=self._settings.keep_alive_interval)
+            await stream_messages(
+                request,
+                stream,
+                settings=self._settings,
+                priming=_knows_priming(session),
+                suspend=session.bridge.suspend,
+            )
         finally:
             session.bridge.release(stream)
-
-
-def _report(exc: Exception, status: int) -> None:
-    """Log what an operator can do something about; a client's own mistakes are its own business."""
-    if isinstance(exc, SpawnError):
-        logger.warning("server.start_failed", extra={"problem": str(exc)})
-    elif isinstance(exc, Unavailable) or status in OPERATORS_REFUSALS:
-        logger.info("request.refused", extra={"status": status, "problem": str(exc)})
 
 
 def _check_version(request: HttpRequest) -> None:
@@ -247,15 +229,21 @@ def _check_version(request: HttpRequest) -> None:
     raise unsupported_version(value.decode("latin-1"))
 
 
-def _check_batch(session: Session, messages: list[Message]) -> None:
-    if session.agreement is None or not session.agreement.revision.batches:
-        raise LocalProtocolError(
-            "expected one JSON-RPC message, found a batch; send each message in a POST of its own",
-            code=INVALID_REQUEST,
-        )
-    if len(messages) > MAX_BATCH:
-        raise LocalProtocolError(
-            f"expected a batch of {MAX_BATCH} messages or fewer, found {len(messages)}", code=INVALID_REQUEST
-        )
-    if any(isinstance(message, Request) and message.method == "initialize" for message in messages):
-        raise LocalProtocolError("`initialize` must not be part of a batch", code=INVALID_REQUEST)
+def _knows_priming(session: Session | None) -> bool:
+    return session is not None and session.agreement is not None and session.agreement.revision.priming
+
+
+def _stream_for(request: HttpRequest, session: Session) -> MessageStream:
+    """Return the stream that a GET asks for: the session's own, or one that the client has lost.
+
+    Raises:
+        LocalProtocolError: Its Last-Event-ID is no id of an event.
+        Refused: That stream cannot be resumed there.
+    """
+    event_id = request.header(LAST_EVENT_ID)
+    if not event_id:
+        return session.bridge.listen()
+    try:
+        return session.bridge.resume(event_id)
+    except EventsLost:
+        raise Refused(404, STREAM_LOST) from None

@@ -71,10 +71,8 @@ class ModernEndpoint:
                 "expected one JSON-RPC request, found a batch or a response", code=INVALID_REQUEST
             )
         modern = _read(request, message)
-        del message
         async with WhileThere(request):
             exchange = await self._call(request, principal, modern)
-            del modern
             try:
                 await self._answer(request, exchange)
             except PeerTooSlow:
@@ -106,9 +104,9 @@ class ModernEndpoint:
     async def _call(
         self, request: HttpRequest, principal: Principal, modern: ModernRequest
     ) -> SharedExchange:
-        if modern.method == "tools/call" and modern.name is not None:
-            headers = await self._leases.param_headers(principal, modern)
-            headers.check(modern.name, modern.params.get("arguments"), request.fields, modern.id)
+        if modern.method == "tools/call":
+            child = await self._leases.child(principal, modern)
+            await child.check_headers(modern, request.fields)
         return await self._leases.call(principal, modern)
 
 
@@ -138,19 +136,25 @@ def _read(request: HttpRequest, message: Request) -> ModernRequest:
     """
     check_no_duplicates(request.fields, message.id)
     if not has_modern_meta(message.members):
+        # Without `_meta` it is modern by its header only. Some errors help more than that it is missing:
+        # to an old client the versions, and to one that opens a session that there is none.
         named = (request.header(b"mcp-protocol-version") or b"").decode("latin-1")
         if named not in SUPPORTED_VERSIONS:
-            # An old client that names what nobody knows learns more from this than of a missing `_meta`.
             raise unsupported_version(named, message.id)
+        _check_method(message)
+    modern = read_request(message)
+    check_standard_headers(request.fields, modern.method, modern.params, modern.version, modern.id)
+    if modern.version not in MODERN_VERSIONS:
+        # The same that `server/discover` names; an older one is not spoken in this way.
+        raise unsupported_version(modern.version, modern.id, supported=MODERN_VERSIONS)
+    _check_method(message)
+    return modern
+
+
+def _check_method(message: Request) -> None:
     if message.method in REMOVED_METHODS:
         raise LocalProtocolError(
             f"MCP {MODERN_VERSIONS[-1]} has no method {message.method!r}",
             code=METHOD_NOT_FOUND,
             request_id=message.id,
         )
-    modern = read_request(message)
-    check_standard_headers(request.fields, modern.method, modern.params, modern.version, modern.id)
-    if modern.version not in MODERN_VERSIONS:
-        # The same that `server/discover` names; an older one is not spoken in this way.
-        raise unsupported_version(modern.version, modern.id, supported=MODERN_VERSIONS)
-    return modern

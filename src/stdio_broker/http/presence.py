@@ -42,11 +42,9 @@ class WhileThere:
         """Watch it no more."""
         task, self._task = self._task, None
         self._gone.cancel()
+        # Less or equal, and not just one less: somebody else may want the task to end, too.
         if self._left and task is not None and task.uncancel() <= self._cancelling:
-            if kind is asyncio.CancelledError:
-                raise PeerGone from exc
-            # The block was through before it noticed.
-            raise PeerGone
+            raise PeerGone from exc
 
     def _leave(self, gone: asyncio.Task[None]) -> None:
         if self._task is not None and not gone.cancelled():

@@ -25,6 +25,12 @@ class Settings:
         keep_alive_interval: Seconds of silence after which a stream gets a comment, and after which
             an answer that is still to come becomes a stream. Proxies give up after 30 to 60.
         write_timeout: Seconds that a client may take to read what was written to it.
+        retry_interval: Seconds that a client shall wait before it comes back to a stream it has lost.
+            Told to clients of 2025-11-25 and later.
+        poll_interval: Seconds after which a call's stream is closed, if it is silent, so that the
+            client comes back for the answer (SEP-1699); None never closes one. For those clients
+            only. Of use where something on the way cannot hold long requests.
+        legacy_sse: Whether the HTTP+SSE transport of 2024-11-05 is served too, beside `path`.
     """
 
     path: str = "/mcp"
@@ -35,3 +41,6 @@ class Settings:
     receive_timeout: float = 30.0
     keep_alive_interval: float = 15.0
     write_timeout: float = 60.0
+    retry_interval: float = 1.0
+    poll_interval: float | None = None
+    legacy_sse: bool = False

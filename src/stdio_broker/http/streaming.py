@@ -1,21 +1,36 @@
 """A bridge's streams as HTTP answers: one JSON object where that is enough, else server-sent events.
 
 One task writes each answer, so nothing overtakes; a second one only waits for the client to go.
-Source: MCP 2025-11-25, basic/transports, "Sending Messages to the Server".
+
+An event gets its id, and is kept for a client that comes back, at the moment of writing: an answer
+that goes out as JSON costs nothing of this. What a batch is answered with has no ids: it is several
+streams on one connection, and the last id that a client saw would name only one of them.
+
+Source: MCP 2025-11-25, basic/transports, "Sending Messages to the Server" and "Resumability and
+Redelivery"; SEP-1699 (streams that the server closes for a while).
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from ..bridge import Exchange, MessageStream, StreamEnded
-from ..protocol.sse import KEEP_ALIVE, encode_event
+from ..protocol.sse import KEEP_ALIVE, encode_event, encode_priming
 from .faults import JSON
+from .settings import Settings
 from .wire import Headers, HttpRequest, PeerGone, PeerTooSlow
 
-__all__ = ["STREAM_HEADERS", "answer_exchange", "stream_exchanges", "stream_messages", "unless_gone"]
+__all__ = [
+    "STREAM_HEADERS",
+    "answer_exchange",
+    "see_through",
+    "stream_exchanges",
+    "stream_messages",
+    "unless_gone",
+    "write_messages",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +44,13 @@ STREAM_HEADERS = (
 
 
 async def answer_exchange(
-    request: HttpRequest, exchange: Exchange, headers: Headers, *, keep_alive: float
+    request: HttpRequest,
+    exchange: Exchange,
+    headers: Headers,
+    *,
+    settings: Settings,
+    priming: bool,
+    suspend: Callable[[MessageStream], bool],
 ) -> None:
     """Answer a POST: JSON if the answer comes first, else a stream.
 
@@ -37,24 +58,47 @@ async def answer_exchange(
         request: Where to.
         exchange: What the server says to the request.
         headers: Extra header fields.
-        keep_alive: Seconds of silence after which the answer becomes a stream, and a stream gets a
-            comment.
+        settings: When a stream is begun, gets a comment, or is closed for a while.
+        priming: Whether the client knows priming events, and so polling.
+        suspend: Lets the exchange wait for the client to come back, if that is possible.
     """
-    first = await exchange.receive(keep_alive)
+    writer = None
+    patience = settings.keep_alive_interval
+    if priming and settings.poll_interval is not None:
+        writer = _Writer(request, exchange, settings, priming=priming, suspend=suspend)
+        patience = writer.patience()
+    first = await exchange.receive(patience)
     if first is not None and exchange.complete:
         await request.answer(200, (JSON, *headers), first)
         return
     await request.start_stream((*STREAM_HEADERS, *headers))
-    await _write_stream(request, exchange, first, keep_alive)
+    writer = writer or _Writer(request, exchange, settings, priming=priming, suspend=suspend)
+    await see_through(request, writer.write(first))
 
 
-async def stream_messages(request: HttpRequest, stream: MessageStream, *, keep_alive: float) -> None:
+async def stream_messages(
+    request: HttpRequest,
+    stream: MessageStream,
+    *,
+    settings: Settings,
+    priming: bool,
+    suspend: Callable[[MessageStream], bool],
+) -> None:
     """Answer a GET: a stream, open until it ends or the client goes.
 
-    It starts with a comment: the client shall know that the stream is open, not wait for a message.
+    It starts with a comment, or a priming event: the client shall know that the stream is open, not
+    wait for a message. One that came back to a stream gets what it has missed.
+
+    Args:
+        request: Where to.
+        stream: What the server says; an exchange, if a client came back for an answer.
+        settings: As above.
+        priming: As above.
+        suspend: As above.
     """
     await request.start_stream(STREAM_HEADERS)
-    await _write_stream(request, stream, None, keep_alive)
+    writer = _Writer(request, stream, settings, priming=priming, suspend=suspend)
+    await see_through(request, writer.write(None))
 
 
 async def stream_exchanges(request: HttpRequest, exchanges: Sequence[Exchange], *, keep_alive: float) -> None:
@@ -64,51 +108,38 @@ async def stream_exchanges(request: HttpRequest, exchanges: Sequence[Exchange], 
     async def write_all() -> None:
         async with asyncio.TaskGroup() as tasks:
             for exchange in exchanges:
-                tasks.create_task(_write_messages(request, exchange, keep_alive, turn))
+                tasks.create_task(write_messages(request, exchange, keep_alive, turn))
         await request.end_stream()
 
     await request.start_stream(STREAM_HEADERS)
-    await _see_through(request, write_all())
+    await see_through(request, write_all())
 
 
-async def _write_stream(
-    request: HttpRequest, stream: MessageStream, first: bytes | None, keep_alive: float
-) -> None:
-    """Write a message that was taken already, or a comment; then the rest of the stream."""
-
-    async def write_all() -> None:
-        await request.write(KEEP_ALIVE if first is None else encode_event(first))
-        await _write_messages(request, stream, keep_alive, contextlib.nullcontext())
-        await request.end_stream()
-
-    await _see_through(request, write_all())
-
-
-async def _see_through(request: HttpRequest, writing: Coroutine[None, None, None]) -> None:
-    try:
-        await unless_gone(request, writing)
-    # With a star: a batch is written by a group of tasks.
-    except* PeerTooSlow:
-        logger.warning("client.too_slow")
-    except* PeerGone:
-        pass
-
-
-async def _write_messages(
+async def write_messages(
     request: HttpRequest,
     stream: MessageStream,
     keep_alive: float,
-    turn: contextlib.AbstractAsyncContextManager[object],
+    turn: AbstractAsyncContextManager[object],
 ) -> None:
-    """Write messages until the stream ends; each within its turn, if several streams share a request."""
+    """Write one of several streams that share a request, each message in its turn, without ids."""
     try:
         while not (isinstance(stream, Exchange) and stream.complete):
             message = await stream.receive(keep_alive)
             async with turn:
                 await request.write(KEEP_ALIVE if message is None else encode_event(message))
     except StreamEnded:
-        if stream.cut:
-            logger.warning("client.stream_cut")
+        _report_end(stream)
+
+
+async def see_through(request: HttpRequest, writing: Coroutine[None, None, None]) -> None:
+    """Write a stream to its end, or until the client goes, or is too slow."""
+    try:
+        await unless_gone(request, writing)
+    # With a star: some streams are written by a group of tasks.
+    except* PeerTooSlow:
+        logger.warning("client.too_slow")
+    except* PeerGone:
+        pass
 
 
 async def unless_gone(request: HttpRequest, work: Coroutine[None, None, Result]) -> Result:
@@ -128,3 +159,92 @@ async def unless_gone(request: HttpRequest, work: Coroutine[None, None, Result])
     if task.cancelled():
         raise PeerGone
     return task.result()
+
+
+class _Writer:
+    """Write one stream to one connection."""
+
+    def __init__(
+        self,
+        request: HttpRequest,
+        stream: MessageStream,
+        settings: Settings,
+        *,
+        priming: bool,
+        suspend: Callable[[MessageStream], bool],
+    ) -> None:
+        self._request = request
+        self._stream = stream
+        self._settings = settings
+        self._priming = priming
+        self._suspend = suspend
+        self._loop = asyncio.get_running_loop()
+        self._pause_at: float | None = None
+        if priming and settings.poll_interval is not None and isinstance(stream, Exchange):
+            self._pause_at = self._loop.time() + settings.poll_interval
+
+    def patience(self) -> float:
+        """Return the seconds until something must be done about silence."""
+        keep_alive = self._settings.keep_alive_interval
+        if self._pause_at is None:
+            return keep_alive
+        return min(keep_alive, max(0.0, self._pause_at - self._loop.time()))
+
+    async def write(self, first: bytes | None) -> None:
+        """Write what a client that came back has missed, a message that was taken already, and the rest."""
+        try:
+            await self._begin(first)
+            await self._go_on()
+        except StreamEnded:
+            _report_end(self._stream)
+        await self._request.end_stream()
+
+    async def _begin(self, first: bytes | None) -> None:
+        begun = False
+        while (missed := self._stream.missed()) is not None:
+            event_id, message = missed
+            await self._request.write(encode_event(message, event_id=event_id))
+            begun = True
+        if begun or self._complete():
+            return
+        start = self._opening(silent=first is None)
+        await self._request.write(start if first is None else start + self._event(first))
+
+    async def _go_on(self) -> None:
+        while not self._complete():
+            message = await self._stream.receive(self.patience())
+            if message is not None:
+                await self._request.write(self._event(message))
+            elif self._pauses():
+                return
+            else:
+                await self._request.write(KEEP_ALIVE)
+
+    def _complete(self) -> bool:
+        return isinstance(self._stream, Exchange) and self._stream.complete
+
+    def _opening(self, *, silent: bool) -> bytes:
+        """Return what a stream begins with: a client that knows it gets an id to come back with."""
+        event_id = self._stream.show(None) if self._priming else None
+        if event_id is not None:
+            return encode_priming(event_id, retry=self._settings.retry_interval)
+        return KEEP_ALIVE if silent else b""
+
+    def _event(self, message: bytes) -> bytes:
+        return encode_event(message, event_id=self._stream.show(message))
+
+    def _pauses(self) -> bool:
+        """Close the connection for a while, if it is time and the exchange can wait for its client."""
+        if self._pause_at is None or self._settings.poll_interval is None:
+            return False
+        if self._loop.time() < self._pause_at:
+            return False
+        if self._suspend(self._stream):
+            return True
+        self._pause_at = self._loop.time() + self._settings.poll_interval
+        return False
+
+
+def _report_end(stream: MessageStream) -> None:
+    if stream.cut:
+        logger.warning("client.stream_cut")

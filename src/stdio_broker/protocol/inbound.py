@@ -39,6 +39,7 @@ def _era_of_header(version: str | None, *, in_session: bool) -> Era:
 
 
 def _may_have_modern_meta(message: Message) -> bool:
-    """Return False where looking for the word saves us from decoding; its letters may be escaped."""
+    """Return False where looking for the word saves us from decoding; its characters may be escaped."""
     source = message.source if isinstance(message, Request) else bytes(message.members.get("params", b""))
-    return _MARK in source or b"\\u" in source
+    # PHP writes every slash as an escape.
+    return _MARK in source or b"\\u" in source or b"\\/" in source

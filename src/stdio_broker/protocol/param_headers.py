@@ -21,28 +21,36 @@ from .jsonrpc import Members
 
 __all__ = ["ParamHeaders"]
 
-#: Bytes of a page that is looked at. One that is all annotated schemas takes about half a second, in
-#: which nothing else is served.
-MAX_PAGE_BYTES = 8 * 1024 * 1024
+# What a child can make us do. Nothing else is served while a page is read, so together the first five
+# keep that below 50 ms, and the others keep what is remembered below 10 MB. Real servers need some
+# milliseconds and some kilobytes.
+
+#: Bytes of a page that is looked at.
+MAX_PAGE_BYTES = 2 * 1024 * 1024
 
 #: Tools looked at in one page. A list of more is no list that a model could be shown.
-MAX_LISTED = 4096
+MAX_LISTED = 1024
 
-#: Tools remembered, each with at least one header. With the three bounds below, all of them together
-#: take about a hundred megabytes if a child does its worst; those of a real one, some kilobytes.
+#: Bytes of a schema that is decoded. A model has to read it too, so real ones are far below.
+MAX_SCHEMA_BYTES = 64 * 1024
+
+#: The same for all schemas of one page that may have annotations; what comes behind is not decoded.
+MAX_DECODED_BYTES = 256 * 1024
+
+#: Schemas, one within the other, that are visited in one page; what comes behind is not.
+MAX_VISITED = 8 * 1024
+
+#: Tools remembered, each with at least one header.
 MAX_TOOLS = 256
 
 #: Headers of one tool. HTTP servers and proxies take about a hundred fields in a request, all told.
-MAX_HEADERS = 32
+MAX_HEADERS = 8
 
 #: Names on the way to a property, its own included. Arguments deeper than that are not for routing.
-MAX_DEPTH = 8
+MAX_DEPTH = 4
 
-#: Characters of a tool's, a property's or a header's name. 128 is what MCP recommends for tools.
-MAX_NAME_LENGTH = 256
-
-#: Bytes of a schema that is decoded. A model has to read it too, so real ones are far below.
-MAX_SCHEMA_BYTES = 1024 * 1024
+#: Characters of a tool's, a property's or a header's name: what MCP recommends for tools.
+MAX_NAME_LENGTH = 128
 
 #: Members in one object of the arguments, where a header repeats one of them. Each takes a moment, and
 #: meanwhile nothing else is served.
@@ -55,8 +63,8 @@ _ANNOTATION = "x-mcp-header"
 _PREFIX = "Mcp-Param-"
 _FIELD_PREFIX = _PREFIX.lower().encode()
 
-# A name may be written with escapes, so where there are any the text tells nothing.
-_MAY_ANNOTATE = re.compile(rb"x-mcp-header|\\u")
+# A name may be written with escapes, so where there are any of its letters the text tells nothing.
+_MAY_ANNOTATE = re.compile(rb"x-mcp-header|\\u00[267]")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TYPES = ("string", "integer", "boolean")
 
@@ -162,12 +170,17 @@ class ParamHeaders:
             page = _page_decoder.decode(tools)
         except _MALFORMED:
             return
+        visits = _Visits()
+        decoded_bytes = 0
         # What the page is too short for is left at its default, which is empty; no element is.
         for tool in msgspec.structs.astuple(page):
             if tool and _MAY_ANNOTATE.search(tool):
-                self._add(tool)
+                decoded_bytes += len(tool)
+                if decoded_bytes > MAX_DECODED_BYTES or visits.left < 0:
+                    return
+                self._add(tool, visits)
 
-    def _add(self, raw: msgspec.Raw) -> None:
+    def _add(self, raw: msgspec.Raw, visits: "_Visits") -> None:
         try:
             tool = _tool_decoder.decode(raw)
             if len(tool.name) > MAX_NAME_LENGTH or len(tool.input_schema) > MAX_SCHEMA_BYTES:
@@ -175,7 +188,7 @@ class ParamHeaders:
             schema = _schema_decoder.decode(tool.input_schema)
         except _MALFORMED:
             return
-        headers = _valid_headers(schema)
+        headers = _valid_headers(schema, visits)
         if headers and (tool.name in self._tools or len(self._tools) < MAX_TOOLS):
             self._tools[tool.name] = _placed(headers)
 
@@ -218,22 +231,32 @@ class ParamHeaders:
             raise header_mismatch(_PREFIX + "*", fault, request_id) from None
 
 
-def _valid_headers(schema: object) -> list[_Header]:
+@dataclass(slots=True)
+class _Visits:
+    """How many more schemas are visited in a page; below 0 if one was not, so that the rest is unknown."""
+
+    left: int = MAX_VISITED
+
+
+def _valid_headers(schema: object, visits: _Visits) -> list[_Header]:
     """Return the headers that a schema asks for; none if a single one breaks a rule of "Schema Extension"."""
     headers: dict[bytes, _Header] = {}
-    for path, annotated in _annotated(schema):
+    for path, annotated in _annotated(schema, visits):
         header = _header(path, annotated)
         if header is None or header.field in headers or len(headers) == MAX_HEADERS:
             return []
         headers[header.field] = header
-    return list(headers.values())
+    return list(headers.values()) if visits.left >= 0 else []
 
 
-def _annotated(schema: object) -> Iterator[tuple[Path | None, dict[str, object]]]:
+def _annotated(schema: object, visits: _Visits) -> Iterator[tuple[Path | None, dict[str, object]]]:
     """Find every schema that carries an annotation, and the way to it: None if arguments have no such way."""
     waiting: list[tuple[Path | None, object]] = [((), schema)]
     while waiting:
         path, node = waiting.pop()
+        visits.left -= 1
+        if visits.left < 0:
+            return
         if isinstance(node, list):
             waiting += ((None, item) for item in node)
         if not isinstance(node, dict):

@@ -4,6 +4,7 @@ Pure. Source: the "Key Changes" page of each revision; `docs/architecture.md` na
 """
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Era",
     "Revision",
     "clamp",
+    "offered",
 ]
 
 
@@ -35,7 +37,6 @@ class Revision:
 
     Attributes:
         version: Its name on the wire.
-        era: How it is spoken.
         batches: Whether a client may send several messages in one JSON array.
         elicitation: Whether a server may ask the user with a form.
         url_elicitation: Whether it may send the user to a page, and forms are a mode with a name.
@@ -46,7 +47,6 @@ class Revision:
     """
 
     version: str
-    era: Era = Era.LEGACY
     batches: bool = False
     elicitation: bool = False
     url_elicitation: bool = False
@@ -82,7 +82,6 @@ MODERN_VERSION = "2026-07-28"
 MODERN_VERSIONS = (MODERN_VERSION,)
 MODERN = Revision(
     version=MODERN_VERSION,
-    era=Era.MODERN,
     elicitation=True,
     url_elicitation=True,
     sampling_tools=True,
@@ -101,3 +100,8 @@ def clamp(requested: str | None) -> str:
     2025-11-25, basic/lifecycle, "Version Negotiation").
     """
     return requested if requested in REVISIONS else LATEST
+
+
+def offered(versions: Iterable[str]) -> tuple[str, ...]:
+    """Return which of a modern child's versions a client may choose, for the same reason."""
+    return tuple(version for version in versions if version in SUPPORTED_VERSIONS)

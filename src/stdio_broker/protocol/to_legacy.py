@@ -90,15 +90,14 @@ def initialize_result(discovery: Discovery, requested_version: str) -> Members:
     return result
 
 
-def result_for_legacy(method: str, result: Members, revision: Revision) -> Members:  # noqa: ARG001 -- so far the same for every legacy revision
-    """Return a modern child's complete result for a legacy client.
+def result_for_legacy(method: str, result: Members) -> Members:
+    """Return a modern child's complete result for a legacy client, of whichever revision.
 
     Output that is no object goes, and so does its schema: up to 2025-11-25 there is no other.
 
     Args:
         method: What it is the result of.
         result: What the child sent.
-        revision: What was agreed on with the client.
     """
     legacy = _without_modern_members(result)
     if method == "tools/call" and object_members(legacy.get("structuredContent")) is None:

@@ -3,11 +3,11 @@
 from .facts import ServerFacts
 from .ids import SessionIds
 from .leases import Leases
-from .manager import Opened, SessionManager, SessionStatistics
+from .manager import SessionManager
 from .principal import ANONYMOUS, Principal
 from .probe import ProbeFailed, probe
 from .server import ServerRecipe
-from .session import Session, SessionBridge
+from .session import Opened, Session, SessionBridge, SessionStatistics
 from .settings import Settings
 
 __all__ = [

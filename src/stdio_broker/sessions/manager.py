@@ -12,71 +12,35 @@ import functools
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from ..bridge import Bridge, Exchange, LegacyClient, LegacySession, Seal
+from ..bridge import Bridge, LegacyClient, LegacySession, ModernChild, Seal
 from ..bridge import Settings as BridgeSettings
-from ..errors import BridgeBroken, ChildGone, Draining, SessionNotFound, StartTimeout
+from ..errors import BridgeBroken, ChildGone, Draining, LimitReached, SessionNotFound, StartTimeout
 from ..protocol.handshake import agree, clamp_request
 from ..protocol.jsonrpc import Request, object_members, parse_line, result_response, string_member
 from ..protocol.revisions import LATEST
 from ..protocol.to_legacy import initialize_result
 from ..supervisor import Supervisor
-from ..supervisor.restart import Attempt, BreakerStatistics
+from ..supervisor.restart import Attempt
 from ..telemetry import redact
 from .admission import Admission
+from .eras import OtherEra
 from .facts import ServerFacts, refuses_for_being_modern
 from .ids import SessionIds
 from .leases import Leases
 from .principal import Principal
 from .server import ServerRecipe
-from .session import Session, SessionBridge, log_name
+from .session import Opened, Session, SessionStatistics, log_name
 from .settings import Settings
 
-__all__ = ["Opened", "SessionManager", "SessionStatistics"]
+__all__ = ["SessionManager"]
 
 logger = logging.getLogger(__name__)
 
 #: Why a session ended that nobody ended.
 SERVER_ENDED = "the server ended"
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """What came of an `initialize`.
-
-    Attributes:
-        session: The new session; None if the server refused.
-        bridge: Its bridge, to release the exchange.
-        exchange: The server's answer is on it, behind what the server said before.
-    """
-
-    session: Session | None
-    bridge: SessionBridge
-    exchange: Exchange
-
-
-@dataclass(frozen=True, slots=True)
-class SessionStatistics:
-    """A snapshot.
-
-    Attributes:
-        sessions: Sessions that clients can use.
-        places: Places taken, those included whose child is being started or stopped.
-        max_sessions: Places there are.
-        draining: Whether the node is shutting down.
-        breaker: Whether the server can be started, as far as is known.
-        crashes: Sessions so far whose server ended by itself after its answer to `initialize`.
-    """
-
-    sessions: int
-    places: int
-    max_sessions: int
-    draining: bool
-    breaker: BreakerStatistics
-    crashes: int
 
 
 class SessionManager:
@@ -144,7 +108,6 @@ class SessionManager:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End every session and wait until no child is left."""
-        self._admission.draining = True
         self.end_all("the broker is shutting down")
         # Not told of an error in the block: it would cancel the tasks that see the children through.
         await self.leases.__aexit__(None, None, None)
@@ -167,11 +130,17 @@ class SessionManager:
         """
         clamp_request(request)
         self.check_accepting()
-        if self._facts.speaks_legacy is not False:
-            opened = await self._open_with_child(principal, request)
-            if opened is not None:
-                return opened
-        return await self._open_over_lease(principal, request)
+        asked = self._facts.speaks_legacy is not False
+        opened = await self._open_with_child(principal, request) if asked else None
+        if opened is None:
+            try:
+                opened = await self._open_over_lease(principal, request)
+            except OtherEra:
+                # It was modern; another server may be there by now.
+                opened = None if asked else await self._open_with_child(principal, request)
+                if opened is None:
+                    raise
+        return opened
 
     def check_accepting(self) -> None:
         """Let a new call through, or refuse it.
@@ -208,7 +177,7 @@ class SessionManager:
                 self._tasks.create_task(session.child.stop(), name="stop child")
 
     def end_all(self, reason: str) -> None:
-        """End every session, and every lease."""
+        """End every session and every lease, for good."""
         for session in list(self._sessions.values()):
             self.end(session, reason)
         self.leases.end_all()
@@ -217,6 +186,9 @@ class SessionManager:
         """Open nothing new, and wait until no client waits for an answer, at most `grace` seconds."""
         self._admission.draining = True
         self.leases.end_listening()
+        for session in self._sessions.values():
+            if isinstance(session.bridge, LegacySession):
+                session.bridge.end_watching()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 while self.leases.busy or any(session.bridge.busy for session in self._sessions.values()):
@@ -234,10 +206,6 @@ class SessionManager:
             crashes=self._crashes,
         )
 
-    def _give_back(self) -> None:
-        self._admission.give_back()
-        self._changed.set()
-
     async def _open_with_child(self, principal: Principal, request: Request) -> Opened | None:
         """Start a child and pass `initialize` to it; None if the server is modern, and takes none."""
         with self._admission.place() as place:
@@ -252,18 +220,17 @@ class SessionManager:
                 elif await _refuses_for_being_modern(opened):
                     self._facts.speaks_legacy = False
                     opened.bridge.release(opened.exchange)
+                    if session.child is not None:
+                        # Not two processes where there may be place for one only.
+                        await session.child.wait()
                     return None
                 return opened
 
     async def _open_over_lease(self, principal: Principal, request: Request) -> Opened:
-        """Open a session over the modern child of its principal."""
-        with self._admission.place() as place:
-            opened = await self._translated(principal, request)
-            place.pop_all()  # as above
-            return opened
-
-    async def _translated(self, principal: Principal, request: Request) -> Opened:
+        """Open a session over the modern child of its principal. It has no process, so it takes no place."""
+        self._check_room()
         child = await self.leases.modern_child(principal)
+        self._check_room()
         if child.discovery is None:
             raise RuntimeError("expected a child that was asked what it is")
         params = object_members(request.members.get("params"))
@@ -275,7 +242,7 @@ class SessionManager:
         session_id = self._ids.mint()
         bridge = LegacySession(
             LegacyClient.read(request, agreement.revision),
-            functools.partial(self.leases.modern_child, principal),
+            functools.partial(self._modern_child, session_id, principal),
             self._bridge_settings,
             spawn=self._tasks.create_task,
             on_idle=functools.partial(self._went_idle, session_id),
@@ -284,6 +251,24 @@ class SessionManager:
         session.agreement = agreement
         self._add(session)
         return Opened(session, bridge, bridge.greet(answer))
+
+    def _check_room(self) -> None:
+        if len(self._sessions) >= self._settings.max_sessions:
+            raise LimitReached(
+                f"all {self._settings.max_sessions} sessions are in use",
+                retry_after=self._settings.retry_after,
+            )
+
+    async def _modern_child(self, session_id: str, principal: Principal) -> ModernChild:
+        """Return the child for a session over a lease."""
+        try:
+            return await self.leases.modern_child(principal)
+        except OtherEra:
+            # Another server is there by now. Its client shall open a session with that one.
+            session = self._sessions.get(session_id)
+            if session is not None:
+                self.end(session, "the server does not speak this revision any more")
+            raise
 
     def _answered(self, session: Session, attempt: Attempt) -> None:
         """Tell the breaker about an answer to `initialize`: the server's, or the bridge's for it."""
@@ -351,7 +336,8 @@ class SessionManager:
             self.end(session, SERVER_ENDED)
             if session.child is not None:
                 await session.child.wait()
-            self._give_back()
+                self._admission.give_back()
+            self._changed.set()
 
     def _went_idle(self, session_id: str) -> None:
         session = self._sessions.get(session_id)

@@ -1,14 +1,16 @@
-"""One session: a client of one principal, and what it talks to."""
+"""One session: a client of one principal, and what it talks to. What is told of sessions."""
 
 import asyncio
+from dataclasses import dataclass
 
-from ..bridge import Bridge, LegacySession
+from ..bridge import Bridge, Exchange, LegacySession
 from ..errors import BridgeBroken
 from ..protocol.handshake import Agreement
 from ..supervisor import Child
+from ..supervisor.restart import BreakerStatistics
 from .principal import Principal
 
-__all__ = ["Session", "SessionBridge", "log_name"]
+__all__ = ["Opened", "Session", "SessionBridge", "SessionStatistics", "log_name"]
 
 #: What the messages of a session go through: a child of its own era, or a translation.
 SessionBridge = Bridge | LegacySession
@@ -54,6 +56,43 @@ class Session:
             if self.idle_timer is not None:
                 self.idle_timer.cancel()
             self.bridge.fail(BridgeBroken(f"the session has ended: {reason}"), reason="session ended")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What came of an `initialize`.
+
+    Attributes:
+        session: The new session; None if the server refused.
+        bridge: Its bridge, to release the exchange.
+        exchange: The server's answer is on it, behind what the server said before.
+    """
+
+    session: Session | None
+    bridge: SessionBridge
+    exchange: Exchange
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatistics:
+    """A snapshot.
+
+    Attributes:
+        sessions: Sessions that clients can use.
+        places: Places taken by children, of sessions and of leases, those included that are being started
+            or stopped.
+        max_sessions: Places there are; and how many sessions, those included that have no child.
+        draining: Whether the node is shutting down.
+        breaker: Whether the server can be started, as far as is known.
+        crashes: Sessions so far whose server ended by itself after its answer to `initialize`.
+    """
+
+    sessions: int
+    places: int
+    max_sessions: int
+    draining: bool
+    breaker: BreakerStatistics
+    crashes: int
 
 
 def log_name(session_id: str) -> str:

@@ -13,18 +13,21 @@ class Settings:
     """Bounds of the sessions of one node.
 
     Attributes:
-        max_sessions: Sessions at once, those counted whose child is being started or stopped. Each
-            has a child of its own, so this bounds processes too.
+        max_sessions: Sessions at once; and children at once, of sessions and for requests without
+            one, those counted that are being started or stopped.
         max_starting: Children that are being started at once. A start costs far more than a
             running child (interpreters, package managers); the others queue.
-        start_timeout: Seconds from the start of a child to its answer to `initialize`. A package
+        start_timeout: Seconds from the start of a child to its answer to its first request. A package
             manager may download the server first.
-        queue_timeout: Seconds that an `initialize` waits for its turn to start a child.
+        queue_timeout: Seconds that a request waits for its turn to start a child.
         idle_timeout: Seconds without a request after which a session is ended. An open GET stream
-            does not keep it alive: its client may have vanished without a word.
-        retry_after: Seconds that a refused client is told to wait.
-        breaker: When a server that keeps failing is left alone, and for how long. `stable_after`
-            plays no part: a server that answers `initialize` is well (see `SessionManager`).
+            does not keep it alive: its client may have vanished without a word. The same for a child
+            that serves requests without a session and owes nobody anything.
+        retry_after: Seconds that a refused client is told to wait, and for which a server is not asked
+            again that speaks only what we do not.
+        breaker: When a server that keeps failing is left alone, and for how long. A start is well at
+            once when the server answers (see `admission`). `stable_after` counts for the streams of
+            changes of a child that crashed: if too many end earlier in a row, they are not handed on.
 
     Raises:
         ValueError: A value is out of range; the message names it, and what it expects.

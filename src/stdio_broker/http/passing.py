@@ -1,0 +1,42 @@
+"""A client's message on its way to the session's server, and what it means if that is gone."""
+
+from ..bridge import Exchange
+from ..errors import BridgeBroken, ChildGone, SessionNotFound
+from ..protocol.jsonrpc import Notification, Request, Response
+from ..sessions import Session, SessionManager
+
+__all__ = ["call", "tell"]
+
+
+async def call(sessions: SessionManager, session: Session, message: Request) -> Exchange:
+    """Pass a request on.
+
+    Raises:
+        SessionNotFound: Its server cannot be talked to any more; the session is ended.
+        LimitReached: Too many calls of this session are in flight.
+    """
+    try:
+        return await session.bridge.call(message)
+    except (ChildGone, BridgeBroken):
+        raise _lost(sessions, session) from None
+
+
+async def tell(sessions: SessionManager, session: Session, message: Notification | Response) -> None:
+    """Pass on what wants no answer.
+
+    Raises:
+        SessionNotFound: As above.
+    """
+    try:
+        if isinstance(message, Notification):
+            await session.bridge.notify(message)
+        else:
+            await session.bridge.reply(message)
+    except ChildGone:
+        raise _lost(sessions, session) from None
+
+
+def _lost(sessions: SessionManager, session: Session) -> SessionNotFound:
+    """End a session whose child cannot be talked to any more: it has ended, or does not read."""
+    sessions.end(session, "the server does not read any more")
+    return SessionNotFound()

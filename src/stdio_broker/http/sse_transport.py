@@ -1,0 +1,289 @@
+"""The HTTP+SSE transport of MCP 2024-11-05, beside the endpoint: deprecated, and off unless asked for.
+
+    GET  …/sse                      one stream for everything the server says; its first event tells
+                                    where to POST
+    POST …/messages?session_id=…    one JSON-RPC message in, 202 out; the answer comes on the stream
+
+The stream is the client's session: `initialize` opens one of ours behind it, which ends with it. The
+`session_id` names the stream, not our session; it is as secret, and nobody else's requests reach it.
+
+Source: MCP 2024-11-05, basic/transports, "HTTP with SSE".
+"""
+
+import asyncio
+import secrets
+from urllib.parse import parse_qs
+
+from ..bridge import Exchange
+from ..errors import BrokerError, LimitReached, LocalProtocolError, SessionNotFound
+from ..protocol.jsonrpc import INVALID_REQUEST, Message, Request, parse_body
+from ..protocol.sse import encode_event
+from ..sessions import ANONYMOUS, Principal, Session, SessionBridge, SessionManager
+from .batches import check_batch
+from .cors import allow_page, answer_preflight, is_preflight
+from .faults import answer_to
+from .guards import Refused, check_accept, check_content_type, check_host, check_origin
+from .passing import call, tell
+from .reports import report
+from .settings import Settings
+from .streaming import STREAM_HEADERS, see_through, write_messages
+from .wire import HttpRequest, PayloadTooLarge, PeerGone
+
+__all__ = ["SseTransport"]
+
+#: Streams whose client has not sent `initialize` yet. They cost no child, so nothing else bounds them.
+MAX_WAITING = 64
+
+#: Calls of one stream that are not answered to the last byte. A POST of this transport is over at once,
+#: so nothing else bounds the answers to a client that does not read; as many as a session has in flight.
+MAX_CALLS = 256
+
+#: Bytes of answers and what came before them that wait for a client, past which it gets no new call. As
+#: many as may wait on any other stream.
+MAX_WAITING_BYTES = 4 * 1024 * 1024
+
+#: Seconds between two looks at whether we shut down, while a client has not sent `initialize` yet.
+#: Below the time that the server gives to open answers when it closes.
+DRAIN_CHECK_INTERVAL = 1.0
+
+
+class SseTransport:
+    """The two paths, for any HTTP server that offers `HttpRequest`.
+
+    Args:
+        sessions: Who uses which child.
+        settings: Guards and bounds. The paths are siblings of the endpoint's.
+    """
+
+    def __init__(self, sessions: SessionManager, settings: Settings) -> None:
+        folder = settings.path.rpartition("/")[0]
+        self._methods = {f"{folder}/sse": "GET", f"{folder}/messages": "POST"}
+        self._messages_path = f"{folder}/messages"
+        self._sessions = sessions
+        self._settings = settings
+        self._connections: dict[str, _Connection] = {}
+
+    def serves(self, path: str) -> bool:
+        """Whether a path is one of ours."""
+        return path in self._methods
+
+    async def serve(self, request: HttpRequest, query: bytes) -> None:
+        """Answer one request, whatever is wrong with it.
+
+        Args:
+            request: Its path is one of ours.
+            query: What stands behind the path's question mark.
+        """
+        request_id: bytes | None = None
+        try:
+            self._guard(request)
+            if is_preflight(request):
+                await answer_preflight(request)
+            elif request.method == "GET":
+                check_accept(request, b"text/event-stream")
+                await self._stream(request, ANONYMOUS)
+            else:
+                check_content_type(request)
+                connection = self._find(query, ANONYMOUS)
+                message = parse_body(await request.body(self._settings.max_body_bytes))
+                if isinstance(message, Request):
+                    request_id = message.id
+                await self._post(connection, message)
+                await request.answer(202, ())
+        except PeerGone:
+            return
+        except (BrokerError, Refused, PayloadTooLarge) as exc:
+            answer = answer_to(exc, request_id)
+            report(exc, answer.status)
+            await request.answer(answer.status, answer.headers, answer.body)
+
+    def _guard(self, request: HttpRequest) -> None:
+        check_host(request, self._settings.allowed_hosts)
+        check_origin(request, self._settings.allowed_hosts, self._settings.allowed_origins)
+        allow_page(request)
+        method = self._methods[request.path]
+        if request.method != method and not is_preflight(request):
+            raise Refused(405, f"expected {method}, found {request.method}", ((b"allow", method.encode()),))
+
+    def _find(self, query: bytes, principal: Principal) -> "_Connection":
+        """Return the stream that a POST belongs to; one of somebody else's looks like an unknown one."""
+        ids = parse_qs(query.decode("latin-1")).get("session_id", [])
+        connection = self._connections.get(ids[0]) if len(ids) == 1 else None
+        if connection is None or connection.principal != principal:
+            raise SessionNotFound
+        return connection
+
+    # The stream.
+
+    async def _stream(self, request: HttpRequest, principal: Principal) -> None:
+        self._sessions.check_accepting()
+        if sum(waiting.session is None for waiting in self._connections.values()) >= MAX_WAITING:
+            raise LimitReached(f"{MAX_WAITING} clients have not sent `initialize` yet", retry_after=1.0)
+        name = secrets.token_urlsafe(24)
+        connection = self._connections[name] = _Connection(request, principal, self._settings)
+        try:
+            await request.start_stream(STREAM_HEADERS)
+            await see_through(request, self._live(connection, f"{self._messages_path}?session_id={name}"))
+        finally:
+            del self._connections[name]
+            if connection.session is not None:
+                self._sessions.end(connection.session, "the client's stream is gone")
+
+    async def _live(self, connection: "_Connection", uri: str) -> None:
+        """Write everything that the server says, from the first event to the last answer."""
+        await connection.write(encode_event(uri.encode(), kind=b"endpoint"))
+        async with asyncio.TaskGroup() as tasks:
+            connection.tasks = tasks
+            try:
+                session = await self._open(connection)
+                if session is not None:
+                    await connection.listen(session.bridge)
+            finally:
+                connection.tasks = None
+        await connection.request.end_stream()
+
+    async def _open(self, connection: "_Connection") -> Session | None:
+        """Open a session, however many tries its client needs; None if it does not even try."""
+        while connection.session is None:
+            request = await self._wait_initialize(connection)
+            if request is None:
+                return None
+            try:
+                opened = await self._sessions.open(connection.principal, request)
+            except BrokerError as exc:
+                answer = answer_to(exc, request.id)
+                report(exc, answer.status)
+                await connection.write(encode_event(answer.body))
+                continue
+            connection.session = opened.session
+            await connection.relay(opened.bridge, opened.exchange)
+        return connection.session
+
+    async def _wait_initialize(self, connection: "_Connection") -> Request | None:
+        loop = asyncio.get_running_loop()
+        connection.initialize = loop.create_future()
+        give_up_at = loop.time() + self._settings.receive_timeout
+        while not connection.initialize.done():
+            if loop.time() >= give_up_at or self._sessions.statistics().draining:
+                return None
+            await asyncio.wait({connection.initialize}, timeout=DRAIN_CHECK_INTERVAL)
+        request = connection.initialize.result()
+        connection.initialize = None  # its params need not be kept as long as the stream
+        return request
+
+    # The messages.
+
+    async def _post(self, connection: "_Connection", message: Message | list[Message]) -> None:
+        if isinstance(message, list):
+            check_batch(connection.session, message)
+            for part in message:
+                await self._take(connection, part)
+        elif isinstance(message, Request) and message.method == "initialize":
+            self._sessions.check_accepting()
+            connection.take_initialize(message)
+        else:
+            await self._take(connection, message)
+
+    async def _take(self, connection: "_Connection", message: Message) -> None:
+        if connection.session is None:
+            raise LocalProtocolError(
+                "expected `initialize` first; it opens the session", code=INVALID_REQUEST
+            )
+        session = self._sessions.find(connection.principal, connection.session.id)
+        if isinstance(message, Request):
+            self._sessions.check_accepting()
+            connection.check_room()
+            connection.answer(session.bridge, await call(self._sessions, session, message))
+        else:
+            await tell(self._sessions, session, message)
+
+
+class _Connection:
+    """One client's stream, and what is written to it.
+
+    Attributes:
+        request: The GET, whose answer is the stream.
+        principal: Whose it is.
+        session: What its `initialize` has opened, or None.
+        initialize: Waits for it; None if none is expected.
+        tasks: Writes answers; None once nothing new may be written.
+    """
+
+    __slots__ = (
+        "_exchanges",
+        "_keep_alive",
+        "_turn",
+        "initialize",
+        "principal",
+        "request",
+        "session",
+        "tasks",
+    )
+
+    def __init__(self, request: HttpRequest, principal: Principal, settings: Settings) -> None:
+        self.request = request
+        self.principal = principal
+        self.session: Session | None = None
+        self.initialize: asyncio.Future[Request] | None = None
+        self.tasks: asyncio.TaskGroup | None = None
+        self._exchanges: set[Exchange] = set()
+        self._keep_alive = settings.keep_alive_interval
+        self._turn = asyncio.Lock()
+
+    def take_initialize(self, request: Request) -> None:
+        """Take the message that opens the session.
+
+        Raises:
+            LocalProtocolError: It came already.
+        """
+        if self.initialize is None or self.initialize.done():
+            raise LocalProtocolError("`initialize` was sent already", code=INVALID_REQUEST)
+        self.initialize.set_result(request)
+
+    def check_room(self) -> None:
+        """Let another call through, or refuse it.
+
+        Raises:
+            LimitReached: Too much waits for the client already.
+        """
+        if (
+            len(self._exchanges) >= MAX_CALLS
+            or sum(exchange.waiting_bytes for exchange in self._exchanges) > MAX_WAITING_BYTES
+        ):
+            raise LimitReached("too many answers wait for this client to read them", retry_after=1.0)
+
+    async def write(self, event: bytes) -> None:
+        """Write an event, in its turn."""
+        async with self._turn:
+            await self.request.write(event)
+
+    async def listen(self, bridge: SessionBridge) -> None:
+        """Write what the server says of its own accord, until the session ends."""
+        stream = bridge.listen()
+        try:
+            await write_messages(self.request, stream, self._keep_alive, self._turn)
+        finally:
+            bridge.release(stream)
+
+    def answer(self, bridge: SessionBridge, exchange: Exchange) -> None:
+        """Write what comes of a call, beside everything else.
+
+        Raises:
+            SessionNotFound: The stream is gone.
+        """
+        if self.tasks is None:
+            bridge.release(exchange)
+            raise SessionNotFound
+        self._exchanges.add(exchange)
+        self.tasks.create_task(self.relay(bridge, exchange))
+
+    async def relay(self, bridge: SessionBridge, exchange: Exchange) -> None:
+        """Write what comes of a call, to its answer."""
+        try:
+            await write_messages(self.request, exchange, self._keep_alive, self._turn)
+        except BaseException:
+            self.tasks = None  # this ends all of them, and the group must not be asked for another one
+            raise
+        finally:
+            self._exchanges.discard(exchange)
+            bridge.release(exchange)

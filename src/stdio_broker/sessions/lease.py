@@ -1,0 +1,78 @@
+"""One lease: who shares a child, and what stands behind it."""
+
+import asyncio
+from dataclasses import dataclass
+
+from ..bridge import Changes, Owner
+from ..protocol.capabilities import ClientCapabilities
+from ..supervisor import Child
+from .eras import SharedChildOfEra
+from .principal import Principal
+
+__all__ = ["Lease", "LeaseKey", "Tenant"]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseKey:
+    """Who can share a child.
+
+    Attributes:
+        principal: Whose it is.
+        fingerprint: What its clients can be asked; None at a modern child, where each request says so.
+    """
+
+    principal: Principal
+    fingerprint: ClientCapabilities | None
+
+
+class Lease:
+    """A child that is being started, or runs.
+
+    Attributes:
+        key: Who shares it.
+        began: When it was opened (event loop time, seconds).
+        last_used: When it was asked for last.
+        crashes: How many in a row have ended early whose streams it has taken over.
+        started: The child, once it has shown what it is; or why there is none.
+        timer: Looks next whether it is idle.
+        child: The process, once there is one.
+        shared: What its messages go through.
+        running: Reads what it says.
+    """
+
+    def __init__(self, key: LeaseKey, now: float) -> None:
+        self.key = key
+        self.began = self.last_used = now
+        self.crashes = 0
+        self.started: asyncio.Future[SharedChildOfEra] = asyncio.get_running_loop().create_future()
+        # Nobody may be left to hear that it failed.
+        self.started.add_done_callback(_take_note)
+        self.timer: asyncio.TimerHandle | None = None
+        self.child: Child | None = None
+        self.shared: SharedChildOfEra | None = None
+        self.running: asyncio.Task[None] | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether its child takes requests, or may do so yet."""
+        if self.child is None or self.shared is None:
+            return True
+        return self.shared.ending is None and not self.child.stdin.closed
+
+    @property
+    def busy(self) -> bool:
+        """Whether a client waits for an answer."""
+        return self.shared is None or self.shared.calls > 0
+
+
+class Tenant:
+    """What the leases of one principal have in common."""
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+        self.changes = Changes()
+
+
+def _take_note(started: asyncio.Future[SharedChildOfEra]) -> None:
+    if not started.cancelled():
+        started.exception()
