@@ -116,6 +116,13 @@ def test_the_mark_may_be_written_in_any_way_that_json_has(name: str, value: byte
         assert era_of(_message(text), None, in_session=False) is Era.MODERN
 
 
+def test_a_slash_may_be_escaped_and_nothing_else() -> None:
+    r"""RFC 8259, 7: as PHP writes it; the one escape that has no \u in it."""
+    name = META_VERSION.replace("/", r"\/")
+    text = '{"jsonrpc":"2.0","id":1,"method":"x","params":{"_meta":{"%s":"x"}}}' % name  # noqa: UP031 - braces
+    assert era_of(_message(text), None, in_session=False) is Era.MODERN
+
+
 @given(params=json_values)
 def test_whatever_the_params_are_there_is_an_era(params: bytes) -> None:
     """Ours: they are a client's, and may be anything."""

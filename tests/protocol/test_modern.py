@@ -13,6 +13,7 @@ from stdio_broker.protocol.jsonrpc import INVALID_PARAMS, Members, Request, Resp
 from stdio_broker.protocol.modern import (
     CACHEABLE,
     LOG_LEVELS,
+    MAX_CANONICAL_BYTES,
     MAX_ELEMENTS,
     MAY_ASK,
     META_CLIENT_CAPABILITIES,
@@ -188,6 +189,16 @@ def test_arguments_that_we_cannot_write_anew_are_the_same_only_to_the_letter() -
     digits = b"9" * 10_000
     assert _digest(b'{"a":%b}' % digits) == _digest(b'{"a":%b}' % digits)
     assert _digest(b'{"a":%b}' % digits) != _digest(b'{ "a":%b}' % digits)
+
+
+def test_long_arguments_are_the_same_only_to_the_letter() -> None:
+    """Our rule: to write them anew would hold everybody for many milliseconds."""
+    longest = b'{"a":"%b"}' % (b"x" * (MAX_CANONICAL_BYTES - len(b'{"a":""}')))
+    assert _digest(longest) == _digest(b" " + longest)
+    assert _digest(longest) != _digest(longest.replace(b":", b": "))
+    longer = longest.replace(b"x", b"xx", 1)
+    assert _digest(longer) == _digest(longer)
+    assert _digest(longer) != _digest(longer.replace(b"xx", b"yy", 1))
 
 
 @given(arguments=json_objects)

@@ -11,6 +11,7 @@ from stdio_broker.errors import LocalProtocolError
 from stdio_broker.protocol.headers import HEADER_MISMATCH, MAX_SHOWN, encode_value
 from stdio_broker.protocol.jsonrpc import Members, object_members
 from stdio_broker.protocol.param_headers import (
+    MAX_DECODED_BYTES,
     MAX_DEPTH,
     MAX_HEADERS,
     MAX_LISTED,
@@ -19,6 +20,7 @@ from stdio_broker.protocol.param_headers import (
     MAX_PAGE_BYTES,
     MAX_SCHEMA_BYTES,
     MAX_TOOLS,
+    MAX_VISITED,
     ParamHeaders,
 )
 
@@ -518,6 +520,43 @@ def test_a_page_that_is_too_large_is_passed_over() -> None:
     _refusal(headers, b'{"region": "us"}', _fields())
 
 
+def test_schemas_that_are_visited_in_one_page_are_bounded() -> None:
+    """Ours: while they are, nothing else is served. What was known before the bound stays known."""
+    schema = _object(region=REGION)  # two of them: itself and the property
+    rest = MAX_VISITED - 2
+    for visited, known in ((rest, True), (rest + 1, False)):
+        # The list is visited, too, and whatever is in it.
+        many = {"allOf": [{}] * (visited - 2 - 1), **schema}
+        headers = ParamHeaders.empty()
+        headers.add_page(_page(_tool(schema, "first"), _tool(many, "many"), _tool(schema, "behind")))
+        _refusal(headers, b'{"region": "us"}', _fields(), "first")
+        _check(headers, b'{"region": "us"}', _fields(), "behind")
+        if known:
+            _refusal(headers, b'{"region": "us"}', _fields(), "many")
+        else:
+            _check(headers, b'{"region": "us"}', _fields(), "many")
+
+
+def test_bytes_that_are_decoded_in_one_page_are_bounded() -> None:
+    """Ours: while they are, nothing else is served."""
+    schema = {**_object(region=REGION), "title": "t" * (MAX_SCHEMA_BYTES * 3 // 4)}
+    size = len(json.dumps(_tool(schema, "00")))
+    fitting = MAX_DECODED_BYTES // size
+    headers = ParamHeaders.empty()
+    headers.add_page(_page(*(_tool(schema, f"{index:02}") for index in range(fitting + 1))))
+    _refusal(headers, b'{"region": "us"}', _fields(), f"{fitting - 1:02}")
+    _check(headers, b'{"region": "us"}', _fields(), f"{fitting:02}")
+
+
+def test_what_cannot_be_an_annotation_is_not_decoded() -> None:
+    """Ours: many servers write all but ASCII as escapes; their tools must not use up the bound."""
+    plain = _tool({"type": "object", "title": "\u4e2d" * (MAX_SCHEMA_BYTES // 6)}, "plain")
+    many = [plain] * (2 + MAX_DECODED_BYTES // MAX_SCHEMA_BYTES)
+    headers = ParamHeaders.empty()
+    headers.add_page(_page(*many, _tool(_object(region=REGION))))
+    _refusal(headers, b'{"region": "us"}', _fields())
+
+
 # Any schema, any arguments
 
 #: The arguments of a tool, as a tree; a leaf is an annotated parameter: its type and its value.
@@ -535,7 +574,11 @@ def _nodes(below: st.SearchStrategy[Tree | Leaf]) -> st.SearchStrategy[Tree]:
     return st.dictionaries(st.sampled_from("abcd"), below, min_size=1, max_size=3)
 
 
-_TREES = _nodes(st.recursive(_LEAVES, _nodes, max_leaves=6))
+def _leaves(tree: Tree | Leaf) -> int:
+    return 1 if isinstance(tree, tuple) else sum(map(_leaves, tree.values()))
+
+
+_TREES = _nodes(st.recursive(_LEAVES, _nodes, max_leaves=6)).filter(lambda tree: _leaves(tree) <= MAX_HEADERS)
 
 
 def _schema(tree: Tree | Leaf, path: str = "") -> Json:

@@ -148,3 +148,61 @@ async def test_cancelling_a_trial_leaves_no_child_once_its_supervisor_is_left() 
         with pytest.raises(asyncio.CancelledError):
             await trial
     assert supervisor.statistics().running == 0
+
+
+# Servers of 2026-07-28.
+
+
+async def learnt(config: Config) -> tuple[Agreement, ServerFacts]:
+    """Try a server; return what was learnt of its eras, too."""
+    facts = ServerFacts()
+    async with Supervisor() as supervisor:
+        agreement = await probe(
+            ServerRecipe("child", config),
+            supervisor,
+            facts,
+            client_name="test",
+            client_version="1",
+            timeout=20,
+        )
+        assert supervisor.statistics().running == 0
+    return agreement, facts
+
+
+async def test_a_server_that_takes_no_initialize_is_asked_what_it_is() -> None:
+    """protocol.md, 2.1: a fresh process for the fallback."""
+    agreement, facts = await learnt(child_config("era=modern"))
+    assert (agreement.name, agreement.server_version) == ("mcp-child", "1.0")
+    assert agreement.revision.version == "2026-07-28"
+    assert (facts.speaks_legacy, facts.speaks_modern) == (False, True)
+
+
+@pytest.mark.parametrize("era", ["legacy", "both"])
+async def test_a_server_that_takes_initialize_is_not_asked_further(era: str) -> None:
+    """Ours: one start; the other fact is found out when a client needs it."""
+    agreement, facts = await learnt(child_config(f"era={era}"))
+    assert agreement.revision.version == "2025-11-25"
+    assert (facts.speaks_legacy, facts.speaks_modern) == (True, None)
+    assert facts.handshake_seconds is not None
+    assert 0 < facts.handshake_seconds < 20
+
+
+@pytest.mark.parametrize(
+    ("modes", "words"),
+    [
+        (("versions=2099-01-01",), "it speaks MCP 2099-01-01, which this broker does not"),
+        (("discover-error=-32601",), "does not answer `server/discover` either"),
+        (("silent-discover",), "did not answer `server/discover` within 1 s"),
+        (("die-on=server/discover",), "exited"),
+    ],
+)
+async def test_a_modern_server_that_cannot_be_used_says_why(modes: tuple[str, ...], words: str) -> None:
+    """Ours: what `check` and the start tell the operator."""
+    problem = await failure(child_config("era=modern", *modes), timeout=1.0 if "silent" in modes[0] else 20.0)
+    assert words in str(problem)
+
+
+async def test_what_a_modern_server_prints_is_shown_to_the_operator() -> None:
+    """Ours: as with any other server."""
+    problem = await failure(child_config("era=modern", "banner", "discover-error=-32601"))
+    assert problem.first_bad_line == "Welcome to mcp-child!"

@@ -21,7 +21,8 @@ from stdio_broker.http import Settings as HttpSettings
 from stdio_broker.sessions import ServerRecipe, SessionIds, SessionManager
 from stdio_broker.sessions import Settings as SessionSettings
 from stdio_broker.supervisor import Config, Supervisor
-from tests.support.mcp_client import McpClient
+from tests.support.mcp_client import McpClient, Message
+from tests.support.modern_client import ModernClient
 
 __all__ = ["CHILD", "Edge", "child_config", "managing", "serving", "serving_without_sockets"]
 
@@ -43,12 +44,14 @@ class Edge:
         sessions: Its sessions.
         supervisor: Its children.
         app: What the HTTP server calls.
+        has_socket: Whether there is an HTTP server.
     """
 
     url: str
     sessions: SessionManager
     supervisor: Supervisor
     app: App
+    has_socket: bool = True
 
     @property
     def children(self) -> int:
@@ -58,6 +61,11 @@ class Edge:
     def client(self) -> McpClient:
         """Return a client that is not connected yet."""
         return McpClient(self.url)
+
+    def modern(self, *, capabilities: Message | None = None) -> ModernClient:
+        """Return a modern client; without a socket it sees whole answers only."""
+        http = None if self.has_socket else httpx.AsyncClient(transport=httpx.ASGITransport(self.app))
+        return ModernClient(self.url, http, capabilities=capabilities)
 
 
 @contextlib.asynccontextmanager
@@ -127,7 +135,7 @@ async def serving_without_sockets(
             app = App(McpEndpoint(manager, http_settings), manager, http_settings)
             transport = httpx.ASGITransport(app)
             async with McpClient(url, httpx.AsyncClient(transport=transport)) as client:
-                yield Edge(url, manager, supervisor, app), client
+                yield Edge(url, manager, supervisor, app, has_socket=False), client
 
 
 class _Errors(logging.Handler):

@@ -7,8 +7,6 @@ the listener, so nobody is told twice.
 Source: MCP 2026-07-28, basic/patterns/subscriptions; protocol matrix, section 4.4.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 import msgspec
@@ -19,10 +17,8 @@ from ..protocol.to_modern import ListenFilter, acknowledgement, graceful_result,
 from .messages import changes, slow_client
 from .shared_child import SharedExchange
 
-__all__ = ["LIST_CHANGED", "UPDATED", "Changes", "LegacyListener", "Subscriptions", "Watcher"]
+__all__ = ["LIST_CHANGED", "UPDATED", "Changes", "LegacyListener", "Watcher"]
 
-SUBSCRIBE = "resources/subscribe"
-UNSUBSCRIBE = "resources/unsubscribe"
 UPDATED = "notifications/resources/updated"
 LIST_CHANGED = frozenset(
     {
@@ -34,11 +30,11 @@ LIST_CHANGED = frozenset(
 
 
 class Watcher(Protocol):
-    """A child, as a listener sees it."""
+    """Who lets a child watch for a listener."""
 
     @property
     def server_info(self) -> msgspec.Raw | None:
-        """What it says of itself."""
+        """What the child says of itself."""
 
     def stop_watching(self, listener: "LegacyListener") -> None:
         """Forget a listener, and what only it wanted to be told."""
@@ -48,15 +44,15 @@ class LegacyListener:
     """One stream of changes.
 
     Attributes:
-        child: Who watches the resources for it.
+        watcher: Who has its resources watched.
         exchange: Where they are told.
         filter: What it is told.
     """
 
     def __init__(
-        self, child: Watcher, request: ModernRequest, exchange: SharedExchange, wanted: ListenFilter
+        self, watcher: Watcher, request: ModernRequest, exchange: SharedExchange, wanted: ListenFilter
     ) -> None:
-        self.child = child
+        self.watcher = watcher
         self.exchange = exchange
         self.filter = wanted
         self._id = request.id
@@ -81,12 +77,12 @@ class LegacyListener:
 
     def leave(self) -> None:
         """Listen no more."""
-        self.child.stop_watching(self)
+        self.watcher.stop_watching(self)
 
     def end(self) -> None:
         """End the stream with the result that says so."""
         self.leave()
-        self.exchange.answer(graceful_result(self._id, self.child.server_info))
+        self.exchange.answer(graceful_result(self._id, self.watcher.server_info))
 
 
 class Changes:
@@ -106,60 +102,17 @@ class Changes:
         """Tell it no more."""
         self._listeners.pop(listener, None)
 
-    def publish(self, child: Watcher, change: Members, method: str) -> None:
-        """Tell everybody who wants to know of a change that a child has announced."""
+    def publish(self, watcher: Watcher, change: Members, method: str) -> None:
+        """Tell everybody who wants to know of a change that a child has announced.
+
+        Args:
+            watcher: Whose child.
+            change: All members of the notification.
+            method: Its method.
+        """
         params = object_members(change.get("params"))
         uri = string_member(params, "uri")
         for listener in list(self._listeners):
-            known = method in LIST_CHANGED or listener.child is child
+            known = method in LIST_CHANGED or listener.watcher is watcher
             if known and listener.filter.wants(method, uri):
                 listener.tell(change)
-
-
-class Subscriptions:
-    """What a child watches for its listeners: each resource once, as long as one of them wants it.
-
-    Args:
-        say: Sends the child a request with this method for this URI.
-    """
-
-    def __init__(self, say: Callable[[str, str], Awaitable[None]]) -> None:
-        self._say = say
-        self._wanted: dict[str, int] = {}
-        self._said: set[str] = set()
-        self._unsettled: dict[str, None] = {}
-        self._settling = asyncio.Lock()
-
-    def add(self, uris: Iterable[str]) -> None:
-        """Count one more who wants these."""
-        for uri in uris:
-            self._wanted[uri] = self._wanted.get(uri, 0) + 1
-            self._unsettled[uri] = None
-
-    def discard(self, uris: Iterable[str]) -> None:
-        """Count one less."""
-        for uri in uris:
-            self._wanted[uri] -= 1
-            if not self._wanted[uri]:
-                del self._wanted[uri]
-            self._unsettled[uri] = None
-
-    async def settle(self) -> None:
-        """Tell the child what has changed, in order, and wait where it does not read.
-
-        Raises:
-            ChildGone: It is being stopped, or has ended.
-        """
-        async with self._settling:
-            while self._unsettled:
-                uri = next(iter(self._unsettled))
-                wanted = uri in self._wanted
-                if wanted == (uri in self._said):
-                    del self._unsettled[uri]
-                    continue
-                # Meanwhile it may be wanted again, or no more: that is looked at next.
-                await self._say(SUBSCRIBE if wanted else UNSUBSCRIBE, uri)
-                if wanted:
-                    self._said.add(uri)
-                else:
-                    self._said.discard(uri)

@@ -34,17 +34,17 @@ from ..protocol.jsonrpc import (
     result_response,
 )
 from ..protocol.modern import MAY_ASK, MISSING_CAPABILITY, ModernRequest
-from ..protocol.revisions import Revision
 from ..protocol.to_modern import (
     error_for_modern,
     input_request,
     input_required,
-    params_for_child,
     result_for_modern,
     url_elicitations,
 )
 from .channel import Ending
 from .messages import child_ended, slow_client
+from .modern_request import without_bytes
+from .seal import digest
 from .shared_child import SharedExchange, error_code
 
 if TYPE_CHECKING:
@@ -80,8 +80,9 @@ class LegacyCall:
     Attributes:
         child_id: The id that the child knows it by.
         name: Unguessable, for the state that resumes it.
-        request: The client's latest request for it: its id, its token and its capabilities count. Of
-            one that is answered with questions only those stay: a long argument costs memory.
+        request: Of the client's latest request for it, what is needed until the answer: its id, its token
+            and its capabilities count. Not its arguments: a long one costs memory.
+        digest: What a state has to know of the request.
         round: How often the client was asked.
         open: What the client was asked, by the key of the answer.
         may_ask: Whether the child may ask something to answer it.
@@ -90,16 +91,18 @@ class LegacyCall:
     def __init__(self, child: "LegacyChild", request: ModernRequest, exchange: SharedExchange) -> None:
         self.child_id = b""
         self.name = secrets.token_urlsafe(12)
-        self.request = request
+        self.request = without_bytes(request)
+        self.may_ask = request.method in MAY_ASK
+        self.digest = digest(request) if self.may_ask else b""
         self.round = 0
         self.open: dict[str, Request] = {}
-        self.may_ask = request.method in MAY_ASK
         self._child = child
         self._loop = asyncio.get_running_loop()
         self._state = _State.WAITING
         self._exchange: SharedExchange | None = exchange
         self._unsaid: deque[tuple[Request | None, bytes]] = deque()  # a line, and what it answers
-        self._saying = False  # whether one is being said to a child that does not read
+        self._saying = False  # whether the child waits for one that it does not read
+        self._answering: Request | None = None  # what that one answers
         self._heard = False  # whether the child was told of the call
         self._pending: list[Request] = []  # questions that the client was not asked yet
         self._finished: Response | None = None  # what the child has answered while nobody waited
@@ -169,6 +172,8 @@ class LegacyCall:
             for question, line in self._unsaid
             if question is None or question.id != question_id
         )
+        if self._answering is not None and self._answering.id == question_id:
+            self._saying = False
         for key, question in list(self.open.items()):
             if question.id == question_id:
                 del self.open[key]
@@ -188,15 +193,10 @@ class LegacyCall:
 
     # From the client.
 
-    def prepare(self, child_id: bytes, revision: Revision) -> None:
-        """Note what the child shall know the call by, and what is to be said to start it.
-
-        Args:
-            child_id: A new id; also the token of its progress, if that is wanted.
-            revision: What was agreed on with the child.
-        """
+    def prepare(self, child_id: bytes, line: bytes) -> None:
+        """Note what the child shall know the call by, and what is to be said to start it."""
         self.child_id = child_id
-        self._unsaid.append((None, _request_line(self.request, child_id, revision)))
+        self._unsaid.append((None, line))
 
     async def go_on(self) -> None:
         """Say to the child what starts the call, or lets it go on. What it asks is put to the client.
@@ -206,7 +206,7 @@ class LegacyCall:
         """
         while self._unsaid:
             question, line = self._unsaid.popleft()
-            self._saying = True
+            self._saying, self._answering = True, question
             try:
                 await self._child.say(line)
             except BaseException:
@@ -224,7 +224,7 @@ class LegacyCall:
         Else the repetition is answered: with the child's answer, or with what is still unanswered.
         """
         self._stop_timer()
-        self.request = request
+        self.request = without_bytes(request)
         self._exchange = exchange
         exchange.on_abandoned = self.abandon
         brought = (request.input_responses or {}).items()
@@ -298,7 +298,7 @@ class LegacyCall:
         questions = {key: input_request(question) for key, question in self.open.items()}
         result = input_required(questions, self._child.parking.state_of(self), self._child.server_info)
         self.reply(result_response(self.request.id, result), None)
-        self.request = _slim(self.request)
+        self.request = replace(self.request, log_level=None, progress_token=None)
         self._timer = self._loop.call_later(self._child.settings.park_timeout, self._expire)
         self._child.leave(self)
 
@@ -331,7 +331,7 @@ class LegacyCall:
             self._refuse_for_lack_of({"elicitation": {"url": {}}}, text)
         else:
             requests = {secrets.token_urlsafe(9): question for question in questions}
-            state = self._child.parking.state_to_repeat(self.request)
+            state = self._child.parking.state_to_repeat(self)
             result = input_required(requests, state, self._child.server_info)
             self.reply(result_response(self.request.id, result), None)
         self._over()
@@ -380,29 +380,5 @@ class LegacyCall:
             self._timer = None
 
 
-def _request_line(request: ModernRequest, child_id: bytes, revision: Revision) -> bytes:
-    params = params_for_child(request, revision)
-    if request.progress_token is not None:
-        meta = object_members(params.get("_meta")) or {}
-        meta["progressToken"] = msgspec.Raw(child_id)
-        params["_meta"] = msgspec.Raw(encode(meta))
-    return encode({**request.members, "id": msgspec.Raw(child_id), "params": msgspec.Raw(encode(params))})
-
-
 def _result(question_id: bytes, response: msgspec.Raw) -> bytes:
     return encode({"jsonrpc": msgspec.Raw(b'"2.0"'), "id": msgspec.Raw(question_id), "result": response})
-
-
-def _slim(request: ModernRequest) -> ModernRequest:
-    """Return what a parked call has to know of a request: nothing that keeps its bytes in memory."""
-    nothing: Members = {}
-    return replace(
-        request,
-        members=nothing,
-        params=nothing,
-        meta=nothing,
-        log_level=None,
-        progress_token=None,
-        request_state=None,
-        input_responses=None,
-    )

@@ -6,19 +6,20 @@ was asked for with a repetition of the call. So the call is parked meanwhile: op
 nobody waiting, until its questions are answered or their time is over.
 
 Which call a question belongs to is certain when one call runs that may ask. As long as a child has
-asked nothing its calls run side by side; from its first question on they take turns. A question that
-could belong to several calls is refused to the child, in words.
+asked nothing its calls run side by side; from its first question on they take turns, and a cancelled
+one keeps its turn until the child has heard of that. A question that could belong to several calls is
+refused to the child, in words. Lossy all the same: what a child asks for a parked call, long after its
+first question and while another call runs, is taken for the other's.
 
 Source: MCP 2026-07-28, basic/patterns/mrtr; protocol matrix, section 4; design decision 5.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 import msgspec
 
-from ..errors import BridgeBroken, ChildGone, LimitReached, LocalProtocolError
+from ..errors import BridgeBroken, ChildGone, LocalProtocolError
 from ..protocol.capabilities import QUESTION_METHODS, ClientCapabilities
 from ..protocol.handshake import Agreement, agree
 from ..protocol.jsonrpc import (
@@ -36,16 +37,14 @@ from ..protocol.jsonrpc import (
 )
 from ..protocol.modern import DISCOVER, LISTEN, LOG_LEVELS, ModernRequest
 from ..protocol.revisions import LATEST
-from ..protocol.to_modern import (
-    discover_result,
-    read_filter,
-    supported_by,
-)
+from ..protocol.to_modern import discover_result, read_filter, supported_by
 from ..supervisor import Child
-from .changes import LIST_CHANGED, UPDATED, Changes, LegacyListener, Subscriptions
+from .changes import LIST_CHANGED, UPDATED, Changes, LegacyListener
 from .channel import Ending
 from .legacy_call import LegacyCall
+from .listeners import Listeners
 from .messages import request_members
+from .modern_request import request_line
 from .owner import Owner
 from .parking import Parking
 from .settings import Settings
@@ -111,8 +110,13 @@ class LegacyChild(SharedChild):
         self._unsaid_lines = 0
         self.turns = Turns(self._start, taken=takes_turns, patience=settings.turn_patience)
         self._given_up: set[LegacyCall] = set()  # and the child may not have heard of it yet
-        self._listeners: set[LegacyListener] = set()
-        self._subscriptions = Subscriptions(self._subscribe)
+        self._listeners = Listeners(
+            changes,
+            limit=settings.max_listeners,
+            say=self._watch,
+            spawn=self._spawn,
+            on_left=self._check_idle,
+        )
 
     @property
     def busy(self) -> bool:
@@ -144,7 +148,7 @@ class LegacyChild(SharedChild):
             return object_members(answer.members["error"]) or {}
         self._initialized = object_members(answer.members["result"]) or {}
         self._server_capabilities = object_members(self._initialized.get("capabilities")) or {}
-        self.server_info = self._initialized.get("serverInfo")
+        self.server_info = self._listeners.server_info = self._initialized.get("serverInfo")
         await self._channel.send(encode(request_members("notifications/initialized", None)))
         return None
 
@@ -169,7 +173,10 @@ class LegacyChild(SharedChild):
             exchange.answer(result_response(request.id, discover_result(self._initialized)))
             return exchange
         if request.method == LISTEN:
-            return await self._listen(request)
+            exchange = self.new_exchange()
+            wanted = supported_by(read_filter(request), self._server_capabilities)
+            await self._listeners.listen(request, exchange, wanted)
+            return exchange
         if request.method.startswith("tasks/"):
             # A legacy server's tasks are others than those of the extension.
             raise LocalProtocolError(
@@ -188,25 +195,18 @@ class LegacyChild(SharedChild):
             LimitReached: Too many calls are in flight.
         """
         self.check_usable()
-        # Its client may have gone while nobody had the stream.
-        if listener.exchange.open:
-            listener.child = self
-            await self._watch(listener)
-            listener.tell_all()
+        await self._listeners.adopt(listener)
 
     def end_listening(self) -> None:
         """End every stream of changes with the result that says so."""
-        for listener in list(self._listeners):
-            listener.end()
+        self._listeners.end_all()
 
     def fail(self, ending: Ending) -> None:
         """Tell everybody who waits that there will be no answer, and refuse what comes."""
         self.ending = self.ending or ending
         self.turns.clear()
         self._given_up.clear()
-        for listener in list(self._listeners):
-            self.stop_watching(listener)
-            self.orphans.append(listener)
+        self.orphans += self._listeners.abandon_all()
         super().fail(ending)
         for call in self.parking:  # which the child has answered
             call.failed(ending)
@@ -218,7 +218,8 @@ class LegacyChild(SharedChild):
             raise RuntimeError("expected a child that was initialized")
         exchange = self.new_exchange()
         call = LegacyCall(self, request, exchange)
-        call.prepare(self.open(call), self.agreement.revision)
+        child_id = self.open(call)
+        call.prepare(child_id, request_line(request, child_id, self.agreement.revision))
         if not call.may_ask or self.turns.enter(call):
             await self._go_on(call)
         return exchange
@@ -253,8 +254,7 @@ class LegacyChild(SharedChild):
         """Note that a call does not run (any more): it is parked or over. The next one has its turn."""
         if call not in self._given_up:
             self.turns.leave(call)
-        if not self.busy:
-            self._on_idle()
+        self._check_idle()
 
     def give_up(self, call: LegacyCall, reason: str) -> None:
         """Cancel a call at the child; it keeps its turn until the child has heard of it."""
@@ -278,6 +278,10 @@ class LegacyChild(SharedChild):
         finally:
             self._given_up.discard(call)
             self.leave(call)
+
+    def _check_idle(self) -> None:
+        if not self.busy:
+            self._on_idle()
 
     async def say(self, line: bytes) -> None:
         """Say something to the child; wait while it does not read.
@@ -342,7 +346,7 @@ class LegacyChild(SharedChild):
         if method == "notifications/progress":
             self._progress(notification)
         elif method in LIST_CHANGED or method == UPDATED:
-            self._changes.publish(self, notification.members, method)
+            self._changes.publish(self._listeners, notification.members, method)
         elif method == "notifications/message":
             self._log(notification)
         elif method == "notifications/cancelled":
@@ -380,46 +384,7 @@ class LegacyChild(SharedChild):
         members["id"] = msgspec.Raw(b"%d" % self._last_id)
         await self._channel.send(encode(members))
 
-    # Changes.
-
-    async def _listen(self, request: ModernRequest) -> SharedExchange:
-        if len(self._listeners) >= self.settings.max_listeners:
-            raise LimitReached(
-                f"{self.settings.max_listeners} streams of changes are open already", retry_after=5.0
-            )
-        wanted = supported_by(read_filter(request), self._server_capabilities)
-        listener = LegacyListener(self, request, self.new_exchange(), wanted)
-        try:
-            await self._watch(listener)
-        except BaseException:
-            listener.exchange.release()  # or another child would go on with it
-            raise
-        return listener.exchange
-
-    async def _watch(self, listener: LegacyListener) -> None:
-        self._listeners.add(listener)
-        self._changes.add(listener)
-        self._subscriptions.add(listener.filter.uris)
-        # Before the client reads that it listens, and asks for something that makes a change.
-        await self._subscriptions.settle()
-
-    def stop_watching(self, listener: LegacyListener) -> None:
-        """Forget a listener, and what only it wanted to be told (`Watcher`)."""
-        if listener not in self._listeners:
-            return
-        self._listeners.discard(listener)
-        self._changes.discard(listener)
-        self._subscriptions.discard(listener.filter.uris)
-        if listener.filter.uris and self.ending is None:
-            self._spawn(self._settle_unless_gone())
-        if not self.busy:
-            self._on_idle()
-
-    async def _settle_unless_gone(self) -> None:
-        with contextlib.suppress(ChildGone):
-            await self._subscriptions.settle()
-
-    async def _subscribe(self, method: str, uri: str) -> None:
+    async def _watch(self, method: str, uri: str) -> None:
         await self._tell_child(method, "uri", uri)
 
 

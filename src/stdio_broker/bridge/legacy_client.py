@@ -1,4 +1,4 @@
-"""A legacy client before a modern child: what it said of itself, and how it is asked.
+"""A legacy client before a modern child: what it said of itself, how it is asked, why it gets no answer.
 
 It said once what a modern request says each time. What a modern child asks in a result becomes
 requests to the client, all at once, on the stream of the call that they are about.
@@ -27,13 +27,26 @@ from ..protocol.jsonrpc import (
 from ..protocol.modern import modern_meta
 from ..protocol.revisions import MODERN_VERSION, Revision
 from ..protocol.to_legacy import Question, can_ask, question_for_client
+from .channel import Ending
 from .client_streams import ClientStreams
 from .settings import Settings
 from .streams import Exchange
 
-__all__ = ["ClientQuestions", "LegacyClient", "Refused"]
+__all__ = ["ChildEnded", "ClientQuestions", "LegacyClient", "Refused"]
 
 _UNKNOWN_CLIENT = msgspec.Raw(b'{"name":"unknown","version":"unknown"}')
+
+
+class ChildEnded(Exception):
+    """The child ended under a request.
+
+    Attributes:
+        ending: How.
+    """
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(str(ending.error))
+        self.ending = ending
 
 
 class Refused(Exception):

@@ -17,6 +17,7 @@ from ..errors import (
     BridgeBroken,
     BrokerError,
     CapacityError,
+    ChildGone,
     LimitReached,
     ProtocolError,
     SpawnError,
@@ -50,7 +51,7 @@ from ..protocol.to_legacy import read_input_required, result_for_legacy, result_
 from .bridge import BridgeStatistics
 from .channel import Ending
 from .client_streams import ClientStreams
-from .legacy_client import ClientQuestions, LegacyClient, Refused
+from .legacy_client import ChildEnded, ClientQuestions, LegacyClient, Refused
 from .messages import child_ended, slow_client
 from .modern_child import ModernChild
 from .settings import Settings
@@ -67,18 +68,6 @@ POLL_INTERVALS = (0.05, 0.25)
 
 #: What the modern revision has and no older one: no legacy server answers them.
 _MODERN_METHODS = frozenset({DISCOVER, LISTEN})
-
-
-class _ChildEnded(Exception):
-    """The child ended under a call.
-
-    Attributes:
-        ending: How.
-    """
-
-    def __init__(self, ending: Ending) -> None:
-        super().__init__(str(ending.error))
-        self.ending = ending
 
 
 class LegacySession:
@@ -228,7 +217,7 @@ class LegacySession:
     async def _serve(self, call: "_Call") -> None:
         try:
             answer = await self._answer_to(call)
-        except (BrokerError, Refused, _ChildEnded) as exc:
+        except (BrokerError, Refused, ChildEnded) as exc:
             answer = _error_answer(call.request.id, exc)
         except Exception:  # a call's entry point: a mistake of ours must not end the others
             logger.exception("call.failed", extra={"method": call.request.method[:80]})
@@ -244,9 +233,20 @@ class LegacySession:
         if request.method.startswith("tasks/") or request.method in _MODERN_METHODS:
             text = f"the server has no method {request.method[:80]!r} in this revision"
             return error_response(request.id, METHOD_NOT_FOUND, text)
+        child = await self._child()
+        try:
+            return await self._converse(child, call)
+        except (ChildEnded, ChildGone):
+            if call.sent:
+                raise
+            # It has ended since. Nothing was sent to it, so another one may be asked; once.
+            child = await self._child()
+        return await self._converse(child, call)
+
+    async def _child(self) -> ModernChild:
         child = await self._acquire()
         self._watching.look_at(child)
-        return await self._converse(child, call)
+        return child
 
     def _set_log_level(self, request: Request) -> bytes:
         level = string_member(object_members(request.members.get("params")), "level")
@@ -309,6 +309,8 @@ class LegacySession:
         return self._log_level or ("info" if "logging" in declared else None)
 
     async def _ask_child(self, child: ModernChild, call: "_Call", params: Members) -> Response:
+        if child.ending is not None:
+            raise ChildEnded(child.ending)
         child.check_usable()
         round_ = _Round(self._streams, call)
         child_id = child.open(round_)
@@ -316,12 +318,13 @@ class LegacySession:
             params = with_meta(params, {"progressToken": msgspec.Raw(child_id)})
         try:
             await child.send(child_id, {**call.request.members, "params": msgspec.Raw(encode(params))})
+            call.sent = True
             outcome = await round_.outcome
         finally:
             # If it is answered this does nothing; if not, nobody waits any more.
             child.cancel(child_id, "the client waits for this no more")
         if isinstance(outcome, Ending):
-            raise _ChildEnded(outcome)
+            raise ChildEnded(outcome)
         return outcome
 
     # Ends of calls.
@@ -355,6 +358,7 @@ class _Call:
     Attributes:
         token: What the client wants to be told of progress under, or None.
         log_level: From which level on log messages are wanted for it, or None.
+        sent: Whether a child may have acted on it.
     """
 
     task: asyncio.Task[None]
@@ -364,6 +368,7 @@ class _Call:
         self.exchange = exchange
         self.token: msgspec.Raw | None = None
         self.log_level: str | None = None
+        self.sent = False
 
 
 class _Round:
@@ -405,8 +410,10 @@ class _Round:
 
 def _error_answer(request_id: bytes, exc: Exception) -> bytes:
     """Return what a client is told when its call came to nothing."""
-    if isinstance(exc, _ChildEnded):
+    if isinstance(exc, ChildEnded):
         return child_ended(request_id, exc.ending)
+    if isinstance(exc, BridgeBroken) and (exc.code, exc.signal) != (None, None):
+        return child_ended(request_id, Ending(exc, "server process ended"))
     # The command and its path are the operator's business.
     text = "the server could not be started" if isinstance(exc, SpawnError) else str(exc)
     code, facts = INTERNAL_ERROR, {"reason": "server failed", "retryable": False}

@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from ..errors import LimitReached
+from ..errors import LimitReached, LocalProtocolError
 from ..protocol.jsonrpc import (
     INTERNAL_ERROR,
+    INVALID_PARAMS,
     Members,
     Notification,
     Request,
@@ -42,8 +43,9 @@ from ..protocol.to_modern import fill_result, graceful_result, read_filter, tag,
 from ..supervisor import Child
 from .channel import Ending
 from .messages import changes, child_ended, listened_for, slow_client, state_too_long
+from .modern_request import without_bytes
 from .owner import Owner
-from .seal import MAX_STATE_CHARS, Claims, invalid_state
+from .seal import MAX_STATE_CHARS, Claims, digest, invalid_state
 from .settings import Settings
 from .shared_child import SharedChild, SharedExchange, error_code
 
@@ -55,9 +57,11 @@ logger = logging.getLogger(__name__)
 #: basic/transports/streamable-http, "Receiving Messages").
 OF_REQUESTS = frozenset({"notifications/message", "notifications/progress"})
 
-
 #: Unfinished tasks of one child that are kept in mind.
 MAX_TASKS = 1024
+
+#: Longest params of a stream of changes, which are kept as long as it is open. A thousand URIs fit.
+MAX_LISTEN_BYTES = 256 * 1024
 
 #: How a task ends (SEP-2663, "Task Status").
 TERMINAL = frozenset({"cancelled", "completed", "failed"})
@@ -85,26 +89,37 @@ class ModernChild(SharedChild):
         self.orphans: list[Listener] = []
         self._owner = owner
         self._client_info = msgspec.Raw(b"{}")
-        self._unfinished: dict[str, float] = {}  # tasks, with the time until which they count
+        self._unfinished: dict[str, float] = {}  # tasks, with the time until which they count, rising
 
     @property
     def busy(self) -> bool:
         """Whether the child owes anybody anything: an answer, or the end of a task."""
-        now = self._loop.time()
-        return super().busy or any(now < until for until in self._unfinished.values())
+        until = next(reversed(self._unfinished.values()), 0.0)
+        return super().busy or self._loop.time() < until
 
-    def note_task(self, request: ModernRequest, result: Members) -> None:
+    def note_task(self, method: str, task_id: str | None, result: Members) -> None:
         """Note from a result how a task stands, if it tells (SEP-2663): a child with one is not idle.
 
         Not for ever: its client may have forgotten it.
+
+        Args:
+            method: What it is the result of.
+            task_id: Which task was asked about, if one was.
+            result: What the child has answered.
         """
-        of_task = request.params if request.method.startswith("tasks/") else result
-        task_id, status = string_member(of_task, "taskId"), string_member(result, "status")
-        if task_id is None or (of_task is result and string_member(result, "resultType") != "task"):
+        if not method.startswith("tasks/"):
+            task_id = (
+                string_member(result, "taskId") if string_member(result, "resultType") == "task" else None
+            )
+        if task_id is None:
             return
-        if status in TERMINAL or request.method == "tasks/cancel":
+        status = string_member(result, "status")
+        if status in TERMINAL or method == "tasks/cancel":
             self._unfinished.pop(task_id, None)
-        elif status is not None and (task_id in self._unfinished or len(self._unfinished) < MAX_TASKS):
+        elif status is not None:
+            self._unfinished.pop(task_id, None)
+            if len(self._unfinished) >= MAX_TASKS:
+                del self._unfinished[next(iter(self._unfinished))]
             self._unfinished[task_id] = self._loop.time() + self._settings.state_timeout
 
     async def discover(self, client_name: str, client_version: str) -> Discovery | tuple[str, ...] | None:
@@ -140,12 +155,12 @@ class ModernChild(SharedChild):
         if request.request_state is not None:
             params = {**params, "requestState": _raw(self._inner_state(request))}
         if request.method != LISTEN:
-            return await self._start(Relay(self, request, self.new_exchange()), params)
+            return await self._start(Relay(self, request, self.new_exchange()), request, params)
         if len(self._listeners()) >= self._settings.max_listeners:
             raise LimitReached(
                 f"{self._settings.max_listeners} streams of changes are open already", retry_after=5.0
             )
-        return await self._start(Listener(self, request, self.new_exchange()), params)
+        return await self._start(Listener(self, request, self.new_exchange()), request, params)
 
     async def adopt(self, listener: "Listener") -> None:
         """Go on with a stream of changes that another child has left open.
@@ -157,7 +172,7 @@ class ModernChild(SharedChild):
         """
         self.check_usable()
         listener.child = self
-        await self._start(listener, listener.request.params)
+        await self._start(listener, listener.whole, listener.whole.params)
 
     def end_listening(self) -> None:
         """End every stream of changes with the result that says so."""
@@ -168,8 +183,7 @@ class ModernChild(SharedChild):
     def _listeners(self) -> "list[Listener]":
         return [caller for caller in self._callers.values() if isinstance(caller, Listener)]
 
-    async def _start(self, relay: "Relay", params: Members) -> SharedExchange:
-        request = relay.request
+    async def _start(self, relay: "Relay", request: ModernRequest, params: Members) -> SharedExchange:
         child_id = self.open(relay)
         relay.child_id = child_id
         if request.progress_token is not None:
@@ -212,11 +226,11 @@ class ModernChild(SharedChild):
         )
         return with_meta({}, meta)
 
-    def seal(self, request: ModernRequest, inner: str) -> str:
+    def seal(self, request: bytes, inner: str) -> str:
         """Return a state for a client that holds the server's own.
 
-        It opens with this request and at this child only: servers keep the keys of their states in
-        their process.
+        It opens with the request of this `digest` and at this child only: servers keep the keys of their
+        states in their process.
         """
         expires = self._loop.time() + self._settings.state_timeout
         claims = Claims(self.number, expires, inner=inner)
@@ -237,14 +251,16 @@ class Relay:
     Attributes:
         child: Who answers it.
         child_id: The id that the child knows it by.
-        request: What was asked.
+        request: What was asked, without what is long.
         exchange: Where the answer goes.
     """
 
     def __init__(self, child: ModernChild, request: ModernRequest, exchange: SharedExchange) -> None:
         self.child = child
         self.child_id = b""
-        self.request = request
+        self.request = without_bytes(request)
+        self._digest = digest(request) if request.method in MAY_ASK else b""
+        self._task_id = string_member(request.params, "taskId")
         self.exchange = exchange
         exchange.on_abandoned = self.abandon
 
@@ -296,11 +312,11 @@ class Relay:
         """Return what the client gets instead of the server's own state; None if there is none."""
         state = string_member(result, "requestState")
         asks = self.request.method in MAY_ASK and string_member(result, "resultType") == INPUT_REQUIRED
-        return self.child.seal(self.request, state) if asks and state is not None else None
+        return self.child.seal(self._digest, state) if asks and state is not None else None
 
     def finish(self, result: Members) -> Members:
         """Return a result as the client gets it."""
-        self.child.note_task(self.request, result)
+        self.child.note_task(self.request.method, self._task_id, result)
         if self.request.method == DISCOVER:
             versions = string_elements(result.get("supportedVersions")) or ()
             # What the child speaks beyond that, this endpoint would refuse.
@@ -321,12 +337,22 @@ class Relay:
 class Listener(Relay):
     """A stream of changes: a request whose answer is its end. It outlives a child that crashes.
 
+    Attributes:
+        whole: The request with all that is in it, for another child.
+
     Raises:
-        LocalProtocolError: The request does not say what to listen for.
+        LocalProtocolError: The request does not say what to listen for, or is too long to be kept.
     """
 
     def __init__(self, child: ModernChild, request: ModernRequest, exchange: SharedExchange) -> None:
         super().__init__(child, request, exchange)
+        if sum(map(len, request.params.values())) > MAX_LISTEN_BYTES:
+            raise LocalProtocolError(
+                f"expected at most {MAX_LISTEN_BYTES} bytes of params in {LISTEN}",
+                code=INVALID_PARAMS,
+                request_id=request.id,
+            )
+        self.whole = request
         self._filter = read_filter(request)
         self._wanted = listened_for(self._filter)
         self._begun = False

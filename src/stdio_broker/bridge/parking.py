@@ -68,11 +68,11 @@ class Parking:
 
     def state_of(self, call: "LegacyCall") -> str:
         """Return the state that resumes a parked call."""
-        return self._seal(call.request, call.name, call.round)
+        return self._seal(call.digest, call.name, call.round)
 
-    def state_to_repeat(self, request: ModernRequest) -> str:
-        """Return a state with which a request is sent to the child anew."""
-        return self._seal(request)
+    def state_to_repeat(self, call: "LegacyCall") -> str:
+        """Return a state with which the request of a call is sent to the child anew."""
+        return self._seal(call.digest)
 
     def find(self, request: ModernRequest) -> "LegacyCall | None":
         """Return the parked call that a request resumes; None if it is to be sent to the child (anew).
@@ -100,6 +100,6 @@ class Parking:
                 check_response(question.method, object_members(responses[key]) or {})
         return call
 
-    def _seal(self, request: ModernRequest, name: str = "", round_: int = 0) -> str:
+    def _seal(self, digest: bytes, name: str = "", round_: int = 0) -> str:
         claims = Claims(self._number, self._loop.time() + self._settings.park_timeout, name, round_)
-        return self._owner.seal.seal(claims, owner=self._owner.binding, request=request)
+        return self._owner.seal.seal(claims, owner=self._owner.binding, request=digest)

@@ -20,7 +20,7 @@ from ..errors import LocalProtocolError
 from ..protocol.jsonrpc import INVALID_PARAMS
 from ..protocol.modern import ModernRequest, digest_input
 
-__all__ = ["Claims", "Seal", "invalid_state"]
+__all__ = ["Claims", "Seal", "digest", "invalid_state"]
 
 _NONCE_BYTES = 12
 
@@ -60,13 +60,13 @@ class Seal:
     def __init__(self, key: bytes | None = None) -> None:
         self._cipher = ChaCha20Poly1305(key or secrets.token_bytes(32))
 
-    def seal(self, claims: Claims, *, owner: bytes, request: ModernRequest) -> str:
+    def seal(self, claims: Claims, *, owner: bytes, request: ModernRequest | bytes) -> str:
         """Return a state that only this owner can bring back, and only with this request.
 
         Args:
             claims: What it says.
             owner: Whose it is; any bytes that tell principals (and servers) apart.
-            request: What it was given for: method, name and arguments count, id and the rest do not.
+            request: What it was given for, or its `digest`.
         """
         nonce = secrets.token_bytes(_NONCE_BYTES)
         sealed = self._cipher.encrypt(nonce, msgspec.json.encode(claims), _binding(owner, request))
@@ -92,6 +92,11 @@ class Seal:
         return claims
 
 
+def digest(request: ModernRequest) -> bytes:
+    """Return what a state knows of its request: method, name and arguments count, id and the rest do not."""
+    return hashlib.sha256(digest_input(request)).digest()
+
+
 def invalid_state(request: ModernRequest) -> LocalProtocolError:
     """Return the one answer to every state that cannot be used."""
     return LocalProtocolError(
@@ -101,6 +106,7 @@ def invalid_state(request: ModernRequest) -> LocalProtocolError:
     )
 
 
-def _binding(owner: bytes, request: ModernRequest) -> bytes:
+def _binding(owner: bytes, request: ModernRequest | bytes) -> bytes:
+    subject = request if isinstance(request, bytes) else digest(request)
     # Hashed apart, so that no owner can be chosen that makes two pairs look alike.
-    return hashlib.sha256(owner).digest() + hashlib.sha256(digest_input(request)).digest()
+    return hashlib.sha256(owner).digest() + subject

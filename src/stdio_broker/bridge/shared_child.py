@@ -4,6 +4,7 @@ What both eras have in common: numbers for ids, one `Caller` behind each, reques
 the end of the child for everybody at once.
 """
 
+import abc
 import asyncio
 import itertools
 import logging
@@ -25,7 +26,6 @@ from ..protocol.jsonrpc import (
     parse_line,
 )
 from ..protocol.modern import ModernRequest
-from ..protocol.param_headers import ParamHeaders
 from ..supervisor import Child
 from .channel import Channel, Ending
 from .messages import answer_too_long, request_members
@@ -84,7 +84,7 @@ class Caller(Protocol):
         """Learn that there will be no answer. Nothing comes after it."""
 
 
-class SharedChild:
+class SharedChild(abc.ABC):
     """A child and the requests that it has not answered.
 
     Args:
@@ -207,9 +207,6 @@ class SharedChild:
         """Refuse a call of a tool whose headers do not say what its arguments say; see `ToolHeaders`."""
         await self._tool_headers.check(request, fields)
 
-    async def param_headers(self) -> ParamHeaders:
-        return await self._tool_headers.known()
-
     async def run(self) -> None:
         """Route what the child sends until its output ends, then fail what is open."""
         try:
@@ -260,15 +257,17 @@ class SharedChild:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    @abc.abstractmethod
     def _asked(self, request: Request) -> None:
-        raise NotImplementedError
+        """Take a request of the child."""
 
+    @abc.abstractmethod
     def _told(self, notification: Notification) -> None:
-        raise NotImplementedError
+        """Take a notification of the child."""
 
+    @abc.abstractmethod
     def _list_params(self) -> Members:
         """Return the params of a `tools/list` of our own."""
-        raise NotImplementedError
 
     def _progress(self, notification: Notification) -> None:
         """Pass progress on to the call that owns its token, which is the call's id."""

@@ -77,11 +77,6 @@ class ToolHeaders:
             reading.outdated = True
             await self._latest().check(request.name, request, fields)
 
-    async def known(self) -> ParamHeaders:
-        reading = self._latest()
-        await reading.over.wait()
-        return reading.headers
-
     def _latest(self) -> "_Reading":
         # One at a time: a child that announces changes without end costs no more than one list.
         if self._reading is None or (self._reading.outdated and self._reading.over.is_set()):

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
 import msgspec
 
-from ..errors import BridgeBroken, BrokerError, RemoteProtocolError
+from ..errors import BrokerError, RemoteProtocolError
 from ..protocol.jsonrpc import (
     INTERNAL_ERROR,
     METHOD_NOT_FOUND,
@@ -31,7 +31,7 @@ from ..protocol.modern import LISTEN, MAX_ELEMENTS, string_elements
 from ..protocol.to_legacy import notification_for_legacy
 from ..protocol.to_modern import ListenFilter, supported_by
 from .channel import Ending
-from .legacy_client import LegacyClient, Refused
+from .legacy_client import ChildEnded, LegacyClient, Refused
 from .messages import changes, request_members
 from .modern_child import ModernChild
 from .settings import Settings
@@ -94,6 +94,7 @@ class Watching:
 
         Raises:
             Refused: The server does not tell them, or there are too many.
+            ChildEnded: The child ended before it agreed.
             BrokerError: The child failed, or could not be started.
         """
         async with self._turn:
@@ -128,7 +129,7 @@ class Watching:
             async with self._turn:
                 if self._stream is None:
                     await self._open(self._uris)
-        except (BrokerError, Refused):
+        except (BrokerError, ChildEnded, Refused):
             return  # the client has not asked for it; the next child may be better
 
     def _return(self) -> None:
@@ -176,13 +177,11 @@ class Watching:
         """Pass on a change."""
         self._tell(notification_for_legacy(notification))
 
-    def over(self, stream: "_Stream", *, child_ended: bool) -> None:
-        """Note that a stream is at its end. If its child is, too, another one can go on."""
-        if stream is self._stream:
-            self._stream = None
-            self._asked = None
-            if child_ended:
-                self._return()
+    def over(self, *, child_ended: bool) -> None:
+        """Note that the stream is at its end. If its child is, too, another one can go on."""
+        self._stream = self._asked = None
+        if child_ended:
+            self._return()
 
 
 class _Stream:
@@ -200,7 +199,7 @@ class _Stream:
         self._child = child
         self._child_id = b""
         # What the child has agreed to, or why it has not.
-        self._accepted: asyncio.Future[frozenset[str] | BrokerError] = (
+        self._accepted: asyncio.Future[frozenset[str] | Exception] = (
             asyncio.get_running_loop().create_future()
         )
 
@@ -222,7 +221,7 @@ class _Stream:
         finally:
             if not self._accepted.done() or self._accepted.cancelled():
                 self.cancel()
-        if isinstance(accepted, BrokerError):
+        if isinstance(accepted, Exception):
             raise accepted
         return accepted
 
@@ -249,10 +248,10 @@ class _Stream:
         self._over(RemoteProtocolError(text, code=INTERNAL_ERROR))
 
     def failed(self, ending: Ending) -> None:
-        self._over(BridgeBroken(str(ending.error)), child_ended=True)
+        self._over(ChildEnded(ending), child_ended=True)
 
-    def _over(self, error: BrokerError, *, child_ended: bool = False) -> None:
+    def _over(self, error: Exception, *, child_ended: bool = False) -> None:
         if not self._accepted.done():
             self._accepted.set_result(error)
         else:
-            self._watching.over(self, child_ended=child_ended)
+            self._watching.over(child_ended=child_ended)

@@ -70,13 +70,22 @@ class ModernEndpoint:
             raise LocalProtocolError(
                 "expected one JSON-RPC request, found a batch or a response", code=INVALID_REQUEST
             )
-        modern = _read(request, message)
+        serving = self._serve(request, principal, _read(request, message))
+        # A long argument must not stay in memory until the answer: from here on nobody has it but `_call`.
+        del message
+        try:
+            await serving
+        except PeerTooSlow:
+            logger.warning("client.too_slow")
+            # Its connection is being closed. To return before that would look like an answer without end.
+            await request.wait_disconnected()
+
+    async def _serve(self, request: HttpRequest, principal: Principal, modern: ModernRequest) -> None:
         async with WhileThere(request):
             exchange = await self._call(request, principal, modern)
+            del modern
             try:
                 await self._answer(request, exchange)
-            except PeerTooSlow:
-                logger.warning("client.too_slow")
             finally:
                 # Without an answer on it that cancels the request.
                 exchange.release()

@@ -37,7 +37,6 @@ class Lease:
         timer: Looks next whether it is idle.
         child: The process, once there is one.
         shared: What its messages go through.
-        running: Reads what it says.
     """
 
     def __init__(self, key: LeaseKey, now: float) -> None:
@@ -46,18 +45,16 @@ class Lease:
         self.crashes = 0
         self.started: asyncio.Future[SharedChildOfEra] = asyncio.get_running_loop().create_future()
         # Nobody may be left to hear that it failed.
-        self.started.add_done_callback(_take_note)
+        self.started.add_done_callback(lambda started: started.exception())
         self.timer: asyncio.TimerHandle | None = None
         self.child: Child | None = None
         self.shared: SharedChildOfEra | None = None
-        self.running: asyncio.Task[None] | None = None
 
     @property
     def usable(self) -> bool:
         """Whether its child takes requests, or may do so yet."""
-        if self.child is None or self.shared is None:
-            return True
-        return self.shared.ending is None and not self.child.stdin.closed
+        ended = self.shared is not None and self.shared.ending is not None
+        return not ended and not (self.child is not None and self.child.stdin.closed)
 
     @property
     def busy(self) -> bool:
@@ -71,8 +68,3 @@ class Tenant:
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
         self.changes = Changes()
-
-
-def _take_note(started: asyncio.Future[SharedChildOfEra]) -> None:
-    if not started.cancelled():
-        started.exception()

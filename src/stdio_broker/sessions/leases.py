@@ -16,7 +16,7 @@ import functools
 import logging
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import msgspec
 
@@ -138,10 +138,8 @@ class Leases:
         Raises:
             OtherEra: The server is not modern.
         """
-        child = await self._join(LeaseKey(principal, None), None)
-        if not isinstance(child, ModernChild):
-            raise TypeError("expected a modern child under a key without a fingerprint")
-        return child
+        # Of the kind that `_shared` makes for such a key.
+        return cast("ModernChild", await self._join(LeaseKey(principal, None), None))
 
     @property
     def busy(self) -> bool:
@@ -179,8 +177,14 @@ class Leases:
                 return lease.shared
         raise invalid_state(request)
 
-    async def _join(self, key: LeaseKey, requested: str | None) -> SharedChildOfEra:
-        """Return the child of a key, which is started if there is none that can be used."""
+    async def _join(self, key: LeaseKey, requested: str | None, crashes: int = 0) -> SharedChildOfEra:
+        """Return the child of a key, which is started if there is none that can be used.
+
+        Args:
+            key: Whose, and what its clients can be asked.
+            requested: The version of the request; None if there is none.
+            crashes: How many before it have ended early.
+        """
         lease = self._leases.get(key)
         if lease is not None and not lease.usable:
             self._retire(lease)
@@ -191,6 +195,9 @@ class Leases:
             lease = self._leases[key] = Lease(key, self._loop.time())
             self._tasks.create_task(self._keep(lease), name="lease")
         lease.last_used = self._loop.time()
+        lease.crashes = max(lease.crashes, crashes)
+        if lease.started.done():  # nearly always, and a shield costs more than all of this
+            return lease.started.result()
         # Who waits may go away; the start is everybody's.
         return await asyncio.shield(lease.started)
 
@@ -207,8 +214,8 @@ class Leases:
         """See a lease through, from the start of its child until nothing of it is left."""
         try:
             with self._admission.place():
-                await self._start(lease)
-                await self._serve(lease)
+                child, shared, running = await self._start(lease)
+                await self._serve(lease, child, shared, running)
             await self._hand_over(lease)
         except BrokerError as exc:
             lease.started.set_exception(exc)
@@ -219,12 +226,13 @@ class Leases:
         finally:
             self._forget(lease)
 
-    async def _start(self, lease: Lease) -> None:
+    async def _start(self, lease: Lease) -> tuple[Child, SharedChildOfEra, asyncio.Task[None]]:
+        """Start a child; return it, what its messages go through, and who reads it."""
         async with self._admission.start():
             began = self._loop.time()
             child = lease.child = await self._supervisor.start(self._server.config)
             shared = lease.shared = self._shared(lease, child)
-            lease.running = asyncio.create_task(shared.run())
+            running = asyncio.create_task(shared.run())
             try:
                 self._admission.check()  # it may have come after everything was ended
                 await shake_hands(
@@ -237,23 +245,24 @@ class Leases:
             except BaseException:
                 self._forget(lease)
                 await child.stop()
-                await lease.running
+                await running
                 raise
             self._admission.answered()
+            return child, shared, running
 
-    async def _serve(self, lease: Lease) -> None:
+    async def _serve(
+        self, lease: Lease, child: Child, shared: SharedChildOfEra, running: asyncio.Task[None]
+    ) -> None:
         """Let a child be used until it ends."""
-        if lease.child is None or lease.shared is None or lease.running is None:
-            raise RuntimeError("expected a lease that has started")
-        facts = {"server": self._server.name, "pid": lease.child.pid}
+        facts = {"server": self._server.name, "pid": child.pid}
         logger.info("lease.started", extra=facts)
-        lease.started.set_result(lease.shared)
-        self._check_idle(lease)
+        lease.started.set_result(shared)
+        self._check_idle(lease, shared)
         try:
-            await lease.running
+            await running
         finally:
             self._forget(lease)
-            await lease.child.stop()
+            await child.stop()
             logger.info("lease.ended", extra=facts)
 
     def _shared(self, lease: Lease, child: Child) -> SharedChildOfEra:
@@ -304,11 +313,7 @@ class Leases:
         crashes = lease.crashes + 1 if early else 0
         if crashes > policy.max_restarts:
             raise ServerFailing(retry_after=self._settings.retry_after)
-        child = await self._join(lease.key, None)
-        successor = self._leases.get(lease.key)
-        if successor is not None:
-            successor.crashes = max(successor.crashes, crashes)
-        return child
+        return await self._join(lease.key, None, crashes)
 
     def _forget(self, lease: Lease) -> None:
         """Let nobody else have it."""
@@ -338,15 +343,15 @@ class Leases:
         lease.last_used = self._loop.time()
         self._on_change()
 
-    def _check_idle(self, lease: Lease) -> None:
+    def _check_idle(self, lease: Lease, shared: SharedChildOfEra) -> None:
         """End the lease if it is idle; else look again when it could be at the earliest."""
-        if lease.shared is None or self._leases.get(lease.key) is not lease:
+        if self._leases.get(lease.key) is not lease:
             return
         now = self._loop.time()
-        if lease.shared.busy:
+        if shared.busy:
             lease.last_used = now
         due = lease.last_used + self._settings.idle_timeout
         if due <= now:
             self._end(lease, "idle")
         else:
-            lease.timer = self._loop.call_at(due, self._check_idle, lease)
+            lease.timer = self._loop.call_at(due, self._check_idle, lease, shared)

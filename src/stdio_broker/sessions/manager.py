@@ -13,13 +13,14 @@ import logging
 import random
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from ..bridge import Bridge, LegacyClient, LegacySession, ModernChild, Seal
 from ..bridge import Settings as BridgeSettings
 from ..errors import BridgeBroken, ChildGone, Draining, LimitReached, SessionNotFound, StartTimeout
-from ..protocol.handshake import agree, clamp_request
+from ..protocol.handshake import Agreement, agree, clamp_request
 from ..protocol.jsonrpc import Request, object_members, parse_line, result_response, string_member
+from ..protocol.modern import Discovery
 from ..protocol.revisions import LATEST
 from ..protocol.to_legacy import initialize_result
 from ..supervisor import Supervisor
@@ -220,9 +221,8 @@ class SessionManager:
                 elif await _refuses_for_being_modern(opened):
                     self._facts.speaks_legacy = False
                     opened.bridge.release(opened.exchange)
-                    if session.child is not None:
-                        # Not two processes where there may be place for one only.
-                        await session.child.wait()
+                    # Not two processes where there may be place for one only.
+                    await session.wait_child()
                     return None
                 return opened
 
@@ -231,14 +231,11 @@ class SessionManager:
         self._check_room()
         child = await self.leases.modern_child(principal)
         self._check_room()
-        if child.discovery is None:
-            raise RuntimeError("expected a child that was asked what it is")
+        discovery = cast("Discovery", child.discovery)  # its start is over only when it has told it
         params = object_members(request.members.get("params"))
-        result = initialize_result(child.discovery, string_member(params, "protocolVersion") or LATEST)
+        result = initialize_result(discovery, string_member(params, "protocolVersion") or LATEST)
         answer = result_response(request.id, result)
-        agreement = agree(answer)
-        if agreement is None:
-            raise RuntimeError("expected an agreement")
+        agreement = cast("Agreement", agree(answer))  # with ourselves
         session_id = self._ids.mint()
         bridge = LegacySession(
             LegacyClient.read(request, agreement.revision),
@@ -334,8 +331,8 @@ class SessionManager:
             logger.exception("session.failed", extra={"session": log_name(session.id)})
         finally:
             self.end(session, SERVER_ENDED)
+            await session.wait_child()
             if session.child is not None:
-                await session.child.wait()
                 self._admission.give_back()
             self._changed.set()
 

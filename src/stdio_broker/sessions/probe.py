@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from ..bridge import Bridge, ModernChild, Owner, Seal, Settings
 from ..errors import BridgeBroken, BrokerError, ChildGone, ProtocolError
@@ -80,10 +80,8 @@ async def probe(
         return agreement
     facts.speaks_legacy = False
     agreement = await _try(server, supervisor, lambda child: _Discover(child, *client), timeout)
-    if agreement is None:
-        raise RuntimeError("expected an agreement, or a problem")
     facts.speaks_modern = True
-    return agreement
+    return cast("Agreement", agreement)  # what is no agreement is a problem here
 
 
 class _Handshake(Protocol):

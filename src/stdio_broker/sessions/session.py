@@ -49,13 +49,17 @@ class Session:
         self.idle_timer: asyncio.TimerHandle | None = None
         self.ended: str | None = None
 
+    async def wait_child(self) -> None:
+        """Wait until nothing of its child is left, if it has one of its own."""
+        if self.child is not None:
+            await self.child.wait()
+
     def end(self, reason: str) -> None:
-        """Fail what is open and end its streams. The child is stopped by whoever started it."""
-        if self.ended is None:
-            self.ended = reason
-            if self.idle_timer is not None:
-                self.idle_timer.cancel()
-            self.bridge.fail(BridgeBroken(f"the session has ended: {reason}"), reason="session ended")
+        """Fail what is open and end its streams, once. The child is stopped by whoever started it."""
+        self.ended = reason
+        if self.idle_timer is not None:
+            self.idle_timer.cancel()
+        self.bridge.fail(BridgeBroken(f"the session has ended: {reason}"), reason="session ended")
 
 
 @dataclass(frozen=True, slots=True)
