@@ -192,14 +192,32 @@ class BridgeBroken(BrokerError):
     """The child ended, or closed its stdout, under an exchange.
 
     Attributes:
+        reason: What happened, as a constant that programs can compare.
         code: The child's exit code, or None.
         signal: Number of the signal that ended it, or None.
     """
 
-    def __init__(self, message: str, *, code: int | None = None, signal: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "server process ended",
+        code: int | None = None,
+        signal: int | None = None,
+    ) -> None:
         super().__init__(message)
+        self.reason = reason
         self.code = code
         self.signal = signal
+
+    def data(self) -> dict[str, object]:
+        """Return the `data` of the JSON-RPC error that tells a client."""
+        facts = {"reason": self.reason, "exitCode": self.code, "signal": self.signal}
+        return {name: value for name, value in facts.items() if value is not None}
+
+    def again(self) -> "BridgeBroken":
+        """Return the same, to be raised once more: each raise has a traceback of its own."""
+        return BridgeBroken(str(self), reason=self.reason, code=self.code, signal=self.signal)
 
 
 class SessionNotFound(BrokerError):

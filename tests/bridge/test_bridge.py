@@ -873,7 +873,7 @@ async def test_a_bridge_can_be_failed_while_its_child_lives() -> None:
     """A session that is deleted: its calls must not wait until the child has stopped."""
     async with _bridged() as rig:
         exchange, child_id = await rig.call()
-        rig.bridge.fail(BridgeBroken("the session has ended"), reason="session ended")
+        rig.bridge.fail(BridgeBroken("the session has ended", reason="session ended"))
         (answer,) = await _waiting(exchange)
         assert json.loads(answer)["error"] == {
             "code": INTERNAL_ERROR,

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from stdio_broker.bridge import Changes, Ending, Owner, Seal, SharedExchange
+from stdio_broker.bridge import Changes, Owner, Seal, SharedExchange
 from stdio_broker.errors import BridgeBroken, LimitReached, LocalProtocolError
 from stdio_broker.protocol.jsonrpc import INTERNAL_ERROR
 from stdio_broker.supervisor import ExitStatus
@@ -314,7 +314,7 @@ async def test_a_stream_that_is_full_when_it_is_adopted_is_ended_once() -> None:
     bounds: Json = {"owner": owner, "changes": changes, "max_stream_bytes": 600}
     async with legacy(**bounds) as old, legacy(**bounds) as new:
         listener = await listen(old, *(f"x:{number}" for number in range(9)))
-        old.shared.fail(Ending(BridgeBroken("stopped"), "stopped"))
+        old.shared.fail(BridgeBroken("stopped", reason="stopped"))
         for orphan in old.shared.orphans:
             await new.shared.adopt(orphan)
         messages = await messages_on(listener)

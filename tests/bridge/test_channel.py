@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stdio_broker.bridge.channel import BAD_LINE_BYTES, EXIT_STATUS_TIMEOUT, Channel, Ending
+from stdio_broker.bridge.channel import BAD_LINE_BYTES, EXIT_STATUS_TIMEOUT, Channel
 from stdio_broker.errors import BridgeBroken, ChildGone
 from stdio_broker.protocol.jsonrpc import Message, Notification, Request, Response
 from stdio_broker.supervisor import ExitStatus, OversizeLine
@@ -43,9 +43,9 @@ class _Rig:
     channel: Channel
     child: FakeChild
     heard: _Heard
-    running: asyncio.Task[Ending]
+    running: asyncio.Task[BridgeBroken]
 
-    async def ends(self, status: ExitStatus | None = None) -> Ending:
+    async def ends(self, status: ExitStatus | None = None) -> BridgeBroken:
         self.child.exit(status)
         return await self.running
 
@@ -211,9 +211,8 @@ async def test_the_end_tells_how_the_child_ended(
         rig.child.stdout.feed(LOG % 1)
         ending = await rig.ends(status)
         assert len(rig.heard.messages) == 1
-        assert isinstance(ending.error, BridgeBroken)
-        assert str(ending.error).startswith("the server process ")
-        assert str(status) in str(ending.error), words
+        assert str(ending).startswith("the server process ")
+        assert str(status) in str(ending), words
         assert ending.data() == {"reason": "server process ended", **data}
 
 
@@ -227,6 +226,6 @@ def test_a_child_that_closes_its_output_and_lives_on_is_as_good_as_dead() -> Non
             ending = await rig.running
             assert asyncio.get_running_loop().time() == pytest.approx(EXIT_STATUS_TIMEOUT)
             assert ending.data() == {"reason": "server closed its output"}
-            assert str(ending.error) == "the server closed its output"
+            assert str(ending) == "the server closed its output"
 
     run_in_virtual_time(main())

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from stdio_broker.bridge import Ending, Owner, Seal
+from stdio_broker.bridge import Owner, Seal
 from stdio_broker.bridge.legacy_child import MAX_UNSAID_LINES
 from stdio_broker.errors import BridgeBroken, ChildGone, LimitReached, LocalProtocolError, RemoteProtocolError
 from stdio_broker.protocol.capabilities import ClientCapabilities
@@ -846,7 +846,7 @@ async def test_a_child_that_does_not_read_any_more_can_still_ask() -> None:
 @in_virtual_time
 async def test_a_child_that_was_given_up_is_told_nothing_more() -> None:
     async with legacy() as rig:
-        rig.shared.fail(Ending(BridgeBroken("stopped"), "stopped"))
+        rig.shared.fail(BridgeBroken("stopped", reason="stopped"))
         await rig.says(id="p", method="ping")
         await asyncio.sleep(0.1)
         assert rig.replies("p") == []

@@ -431,7 +431,7 @@ async def test_a_crash_while_a_subscription_is_changed_is_told_and_what_was_watc
             "all in use",
             {"reason": "unavailable", "retryable": True},
         ),
-        (BridgeBroken("gone"), -32603, "gone", {"reason": "server failed", "retryable": False}),
+        (BridgeBroken("gone"), -32603, "gone", {"reason": "server process ended"}),
         (BridgeBroken("gone", signal=9), -32603, "gone", {"reason": "server process ended", "signal": 9}),
         (
             LocalProtocolError("not ours", code=-32022),
@@ -505,7 +505,7 @@ async def test_the_end_of_a_session_ends_everything() -> None:
         running, asking = await rig.call(request_id=1), await rig.call(request_id=2)
         await rig.asks(a=FORM)
         subscribing = await rig.call("resources/subscribe", request_id=3, uri="a:1")
-        rig.session.fail(BridgeBroken("the end"), reason="session ended")
+        rig.session.fail(BridgeBroken("the end", reason="session ended"))
         for exchange in (running, asking):
             assert (await answer_on(exchange))["error"]["data"] == {"reason": "session ended"}
         assert subscribing.answered
@@ -526,7 +526,7 @@ async def test_a_session_that_ends_while_it_begins_to_watch_leaves_no_stream() -
         await rig.call()
         await rig.session.notify(notification("notifications/initialized"))
         await asyncio.sleep(0)
-        rig.session.fail(BridgeBroken("the end"), reason="session ended")
+        rig.session.fail(BridgeBroken("the end", reason="session ended"))
         await settle(20)
         assert not rig.modern.busy
 
@@ -538,7 +538,7 @@ async def test_a_session_that_ends_while_a_child_thinks_about_its_changes_waits_
         rig.servers.listen = SILENCE
         await rig.tell("notifications/initialized")
         assert rig.modern.calls == 1
-        rig.session.fail(BridgeBroken("the end"), reason="session ended")
+        rig.session.fail(BridgeBroken("the end", reason="session ended"))
         await settle(0)
         assert rig.modern.calls == 0
         assert len(rig.heard("notifications/cancelled")) == 1

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from stdio_broker.bridge import Ending
 from stdio_broker.bridge.shared_child import error_code
 from stdio_broker.bridge.tool_headers import FRESH_FOR, MAX_PAGES
 from stdio_broker.errors import BridgeBroken, ChildGone, LocalProtocolError
@@ -64,7 +63,7 @@ async def test_a_request_of_our_own_that_nobody_waits_for_is_forgotten(*, ends: 
         child_id = text(json.loads(await rig.fake.hears())["id"])
         asking.cancel()
         if ends:
-            rig.child.fail(Ending(BridgeBroken("gone"), "gone"))
+            rig.child.fail(BridgeBroken("gone", reason="gone"))
         else:
             (late,) = parse_line(answer(child_id, {}))
             rig.child.message(late)

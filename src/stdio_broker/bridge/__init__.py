@@ -11,7 +11,6 @@ What joins a client's era to a child's:
 
 from .bridge import Bridge, BridgeStatistics
 from .changes import Changes
-from .channel import Ending
 from .events import EventsLost
 from .legacy_child import LegacyChild
 from .legacy_client import LegacyClient
@@ -27,7 +26,6 @@ __all__ = [
     "Bridge",
     "BridgeStatistics",
     "Changes",
-    "Ending",
     "EventsLost",
     "Exchange",
     "LegacyChild",

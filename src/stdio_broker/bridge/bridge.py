@@ -26,7 +26,7 @@ from ..protocol.jsonrpc import (
     result_response,
 )
 from ..supervisor import Child
-from .channel import Channel, Ending
+from .channel import Channel
 from .client_streams import ClientStreams
 from .messages import answer_too_long, child_ended, slow_client
 from .settings import Settings
@@ -87,7 +87,7 @@ class Bridge:
         self._streams = ClientStreams(
             settings, on_idle=on_idle, on_slow=self._give_up, on_lost=self._refuse_questions
         )
-        self._ending: Ending | None = None
+        self._ending: BridgeBroken | None = None
 
     @property
     def first_bad_line(self) -> str | None:
@@ -124,8 +124,7 @@ class Bridge:
             LimitReached: Too many calls are in flight.
         """
         if self._ending is not None:
-            error = self._ending.error
-            raise BridgeBroken(str(error), code=error.code, signal=error.signal)
+            raise self._ending.again()
         if self._correlation.calls >= self._settings.max_calls:
             raise LimitReached(
                 f"{self._settings.max_calls} calls of this session are in flight already", retry_after=1.0
@@ -194,19 +193,13 @@ class Bridge:
 
     async def run(self) -> None:
         """Route what the child sends until its output ends, then fail what is open."""
-        ending = await self._channel.run()
-        self.fail(ending.error, reason=ending.reason)
+        self.fail(await self._channel.run())
 
-    def fail(self, error: BridgeBroken, *, reason: str) -> None:
-        """Answer every open call with an error, end every stream, and refuse what comes.
-
-        Args:
-            error: What happened, in words and numbers.
-            reason: The same as a constant that programs can compare.
-        """
-        self._ending = Ending(error, reason)
+    def fail(self, ending: BridgeBroken) -> None:
+        """Answer every open call with an error, end every stream, and refuse what comes."""
+        self._ending = ending
         for exchange, client_id in self._correlation.abandon_all():
-            self._streams.answer(exchange, child_ended(client_id, self._ending))
+            self._streams.answer(exchange, child_ended(client_id, ending))
         self._streams.end()
 
     def message(self, message: Message) -> None:

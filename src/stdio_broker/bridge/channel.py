@@ -8,14 +8,13 @@ Source: MCP 2025-11-25 and 2026-07-28, "stdio".
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import BridgeBroken, EndOfOutput, RemoteProtocolError
 from ..protocol.jsonrpc import Message, Response, find_response_id, parse_line
 from ..supervisor import Child, ExitStatus, OversizeLine
 
-__all__ = ["Channel", "Ending", "Receiver"]
+__all__ = ["Channel", "Receiver"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,28 +24,6 @@ EXIT_STATUS_TIMEOUT = 0.5
 
 #: Bytes kept of the first line that is no JSON-RPC.
 BAD_LINE_BYTES = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a child's output ended.
-
-    Attributes:
-        error: What happened, in words and numbers.
-        reason: The same as a constant that programs can compare.
-    """
-
-    error: BridgeBroken
-    reason: str
-
-    def data(self) -> dict[str, object]:
-        """Return the `data` of the JSON-RPC error that tells a client."""
-        data: dict[str, object] = {"reason": self.reason}
-        if self.error.code is not None:
-            data["exitCode"] = self.error.code
-        if self.error.signal is not None:
-            data["signal"] = self.error.signal
-        return data
 
 
 class Receiver(Protocol):
@@ -106,7 +83,7 @@ class Channel:
         if not self._child.stdin.send_nowait(line):
             self.unsaid_lines += 1
 
-    async def run(self) -> Ending:
+    async def run(self) -> BridgeBroken:
         """Pass on what the child says until its output ends; return how it did."""
         try:
             while True:
@@ -116,9 +93,8 @@ class Channel:
             pass
         status = await self._exit_status()
         if status is None:
-            return Ending(BridgeBroken("the server closed its output"), "server closed its output")
-        error = BridgeBroken(f"the server process {status}", code=status.code, signal=status.signal)
-        return Ending(error, "server process ended")
+            return BridgeBroken("the server closed its output", reason="server closed its output")
+        return BridgeBroken(f"the server process {status}", code=status.code, signal=status.signal)
 
     async def _exit_status(self) -> ExitStatus | None:
         try:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from ..errors import LimitReached
+from ..errors import BridgeBroken, LimitReached
 from ..protocol.capabilities import ELICIT
 from ..protocol.jsonrpc import (
     INTERNAL_ERROR,
@@ -41,7 +41,6 @@ from ..protocol.to_modern import (
     result_for_modern,
     url_elicitations,
 )
-from .channel import Ending
 from .messages import child_ended, slow_client
 from .modern_request import without_bytes
 from .seal import digest
@@ -186,7 +185,7 @@ class LegacyCall:
         else:
             self._finish(response)
 
-    def failed(self, ending: Ending) -> None:
+    def failed(self, ending: BridgeBroken) -> None:
         """Answer that the child has ended."""
         self.reply(child_ended(self.request.id, ending), INTERNAL_ERROR)
         self._over()

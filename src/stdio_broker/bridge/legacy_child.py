@@ -40,7 +40,6 @@ from ..protocol.revisions import LATEST
 from ..protocol.to_modern import discover_result, read_filter, supported_by
 from ..supervisor import Child
 from .changes import LIST_CHANGED, UPDATED, Changes, LegacyListener
-from .channel import Ending
 from .legacy_call import LegacyCall
 from .listeners import Listeners
 from .messages import request_members
@@ -201,7 +200,7 @@ class LegacyChild(SharedChild):
         """End every stream of changes with the result that says so."""
         self._listeners.end_all()
 
-    def fail(self, ending: Ending) -> None:
+    def fail(self, ending: BridgeBroken) -> None:
         """Tell everybody who waits that there will be no answer, and refuse what comes."""
         self.ending = self.ending or ending
         self.turns.clear()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from ..errors import BridgeBroken
 from ..protocol.capabilities import ClientCapabilities, modern_capabilities, read_legacy
 from ..protocol.jsonrpc import (
     INTERNAL_ERROR,
@@ -27,7 +28,6 @@ from ..protocol.jsonrpc import (
 from ..protocol.modern import modern_meta
 from ..protocol.revisions import MODERN_VERSION, Revision
 from ..protocol.to_legacy import Question, can_ask, question_for_client
-from .channel import Ending
 from .client_streams import ClientStreams
 from .settings import Settings
 from .streams import Exchange
@@ -44,8 +44,8 @@ class ChildEnded(Exception):
         ending: How.
     """
 
-    def __init__(self, ending: Ending) -> None:
-        super().__init__(str(ending.error))
+    def __init__(self, ending: BridgeBroken) -> None:
+        super().__init__(str(ending))
         self.ending = ending
 
 

@@ -49,7 +49,6 @@ from ..protocol.modern import (
 )
 from ..protocol.to_legacy import read_input_required, result_for_legacy, result_kind, retry_params
 from .bridge import BridgeStatistics
-from .channel import Ending
 from .client_streams import ClientStreams
 from .legacy_client import ChildEnded, ClientQuestions, LegacyClient, Refused
 from .messages import child_ended, slow_client
@@ -103,7 +102,7 @@ class LegacySession:
         self._by_client_id: dict[bytes, _Call] = {}
         self._log_level: str | None = None
         self._ended = asyncio.Event()
-        self._ending: Ending | None = None
+        self._ending: BridgeBroken | None = None
 
     @property
     def busy(self) -> bool:
@@ -139,7 +138,7 @@ class LegacySession:
             LimitReached: Too many calls are in flight.
         """
         if self._ending is not None:
-            raise BridgeBroken(str(self._ending.error))
+            raise self._ending.again()
         if len(self._calls) >= self._settings.max_calls:
             raise LimitReached(
                 f"{self._settings.max_calls} calls of this session are in flight already", retry_after=1.0
@@ -198,17 +197,12 @@ class LegacySession:
         """Tell of no changes any more, so that the child owes us answers only."""
         self._watching.end()
 
-    def fail(self, error: BridgeBroken, *, reason: str) -> None:
-        """Answer every open call with an error, end every stream, and refuse what comes.
-
-        Args:
-            error: What happened, in words and numbers.
-            reason: The same as a constant that programs can compare.
-        """
-        self._ending = Ending(error, reason)
+    def fail(self, ending: BridgeBroken) -> None:
+        """Answer every open call with an error, end every stream, and refuse what comes."""
+        self._ending = ending
         self._watching.end()
         for call in list(self._calls.values()):
-            self._end(call, child_ended(call.request.id, self._ending))
+            self._end(call, child_ended(call.request.id, ending))
         self._streams.end()
         self._ended.set()
 
@@ -323,7 +317,7 @@ class LegacySession:
         finally:
             # If it is answered this does nothing; if not, nobody waits any more.
             child.cancel(child_id, "the client waits for this no more")
-        if isinstance(outcome, Ending):
+        if isinstance(outcome, BridgeBroken):
             raise ChildEnded(outcome)
         return outcome
 
@@ -379,7 +373,7 @@ class _Round:
     """
 
     def __init__(self, streams: ClientStreams, call: _Call) -> None:
-        self.outcome: asyncio.Future[Response | Ending] = asyncio.get_running_loop().create_future()
+        self.outcome: asyncio.Future[Response | BridgeBroken] = asyncio.get_running_loop().create_future()
         self._streams = streams
         self._call = call
 
@@ -400,10 +394,10 @@ class _Round:
     def answered(self, response: Response) -> None:
         self._settle(response)
 
-    def failed(self, ending: Ending) -> None:
+    def failed(self, ending: BridgeBroken) -> None:
         self._settle(ending)
 
-    def _settle(self, outcome: Response | Ending) -> None:
+    def _settle(self, outcome: Response | BridgeBroken) -> None:
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
@@ -412,8 +406,8 @@ def _error_answer(request_id: bytes, exc: Exception) -> bytes:
     """Return what a client is told when its call came to nothing."""
     if isinstance(exc, ChildEnded):
         return child_ended(request_id, exc.ending)
-    if isinstance(exc, BridgeBroken) and (exc.code, exc.signal) != (None, None):
-        return child_ended(request_id, Ending(exc, "server process ended"))
+    if isinstance(exc, BridgeBroken):
+        return child_ended(request_id, exc)
     # The command and its path are the operator's business.
     text = "the server could not be started" if isinstance(exc, SpawnError) else str(exc)
     code, facts = INTERNAL_ERROR, {"reason": "server failed", "retryable": False}

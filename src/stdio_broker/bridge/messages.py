@@ -2,9 +2,9 @@
 
 import msgspec
 
+from ..errors import BridgeBroken
 from ..protocol.jsonrpc import INTERNAL_ERROR, Members, encode, error_response
 from ..protocol.to_modern import ListenFilter
-from .channel import Ending
 from .seal import MAX_STATE_CHARS
 
 __all__ = [
@@ -38,9 +38,9 @@ def state_too_long(client_id: bytes, length: int) -> bytes:
     return error_response(client_id, INTERNAL_ERROR, text, {"reason": "requestState too long"})
 
 
-def child_ended(client_id: bytes, ending: Ending) -> bytes:
+def child_ended(client_id: bytes, ending: BridgeBroken) -> bytes:
     """Return the answer to a call whose child ended under it."""
-    return error_response(client_id, INTERNAL_ERROR, str(ending.error), ending.data())
+    return error_response(client_id, INTERNAL_ERROR, str(ending), ending.data())
 
 
 def changes(wanted: ListenFilter) -> list[Members]:

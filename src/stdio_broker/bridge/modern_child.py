@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ..errors import LimitReached, LocalProtocolError
+from ..errors import BridgeBroken, LimitReached, LocalProtocolError
 from ..protocol.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -41,7 +41,6 @@ from ..protocol.modern import (
 from ..protocol.revisions import MODERN_VERSION, offered
 from ..protocol.to_modern import fill_result, graceful_result, read_filter, tag, tag_result
 from ..supervisor import Child
-from .channel import Ending
 from .messages import changes, child_ended, listened_for, slow_client, state_too_long
 from .modern_request import without_bytes
 from .owner import Owner
@@ -324,7 +323,7 @@ class Relay:
                 result["supportedVersions"] = _raw(offered(versions))
         return fill_result(self.request.method, result, self.child.server_info)
 
-    def failed(self, ending: Ending) -> None:
+    def failed(self, ending: BridgeBroken) -> None:
         """Answer that the child has ended."""
         self.answer(child_ended(self.request.id, ending), INTERNAL_ERROR)
 
@@ -393,7 +392,7 @@ class Listener(Relay):
         """Return the result that ends the stream."""
         return tag_result(super().finish(result), self.request.id)
 
-    def failed(self, ending: Ending) -> None:
+    def failed(self, ending: BridgeBroken) -> None:
         """Wait for another child, unless this one has not even taken the request."""
         if self._acknowledged and self.exchange.open:
             self._acknowledged = False

@@ -1,4 +1,4 @@
-"""A modern client's request on its way: what we keep of it until it is answered, and what a legacy child reads."""
+"""A modern client's request: what is kept of it until it is answered, and what a legacy child reads."""
 
 from dataclasses import replace
 

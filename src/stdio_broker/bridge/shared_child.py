@@ -27,7 +27,7 @@ from ..protocol.jsonrpc import (
 )
 from ..protocol.modern import ModernRequest
 from ..supervisor import Child
-from .channel import Channel, Ending
+from .channel import Channel
 from .messages import answer_too_long, request_members
 from .settings import Settings
 from .streams import Exchange
@@ -80,7 +80,7 @@ class Caller(Protocol):
     def answered(self, response: Response) -> None:
         """Take the answer, under the id that the child knows. Nothing comes after it."""
 
-    def failed(self, ending: Ending) -> None:
+    def failed(self, ending: BridgeBroken) -> None:
         """Learn that there will be no answer. Nothing comes after it."""
 
 
@@ -104,7 +104,7 @@ class SharedChild(abc.ABC):
         self, child: Child, settings: Settings, *, on_idle: Callable[[], None] = lambda: None
     ) -> None:
         self.number = next(_numbers)
-        self.ending: Ending | None = None
+        self.ending: BridgeBroken | None = None
         self.server_info: msgspec.Raw | None = None
         self.unrelated_messages = 0
         self.violations = 0
@@ -140,7 +140,7 @@ class SharedChild(abc.ABC):
             LimitReached: Too many calls are in flight.
         """
         if self.ending is not None:
-            raise _broken(self.ending)
+            raise self.ending.again()
         if len(self._callers) >= self._settings.max_calls:
             raise LimitReached(
                 f"{self._settings.max_calls} calls to this server are in flight already", retry_after=1.0
@@ -190,7 +190,7 @@ class SharedChild(abc.ABC):
             ChildGone: It is being stopped.
         """
         if self.ending is not None:
-            raise _broken(self.ending)
+            raise self.ending.again()
         query = _Query(self._loop.create_future())
         child_id = self.open(query)
         try:
@@ -217,7 +217,7 @@ class SharedChild(abc.ABC):
             if self._tasks:
                 await asyncio.wait(self._tasks)
 
-    def fail(self, ending: Ending) -> None:
+    def fail(self, ending: BridgeBroken) -> None:
         """Tell everybody who waits that there will be no answer, and refuse what comes."""
         if self.ending is None:
             self.ending = ending
@@ -305,9 +305,9 @@ class _Query:
         if not self.answer.done():
             self.answer.set_result(response)
 
-    def failed(self, ending: Ending) -> None:
+    def failed(self, ending: BridgeBroken) -> None:
         if not self.answer.done():
-            self.answer.set_exception(_broken(ending))
+            self.answer.set_exception(ending.again())
 
 
 def error_code(members: Members) -> int | None:
@@ -319,8 +319,3 @@ def error_code(members: Members) -> int | None:
         return msgspec.json.decode(error.get("code", b"0"), type=int)
     except msgspec.DecodeError:
         return 0
-
-
-def _broken(ending: Ending) -> BridgeBroken:
-    """Return what to raise where nobody waits for an answer: each has a traceback of its own."""
-    return BridgeBroken(str(ending.error), code=ending.error.code, signal=ending.error.signal)

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
 import msgspec
 
-from ..errors import BrokerError, RemoteProtocolError
+from ..errors import BridgeBroken, BrokerError, RemoteProtocolError
 from ..protocol.jsonrpc import (
     INTERNAL_ERROR,
     METHOD_NOT_FOUND,
@@ -30,7 +30,6 @@ from ..protocol.jsonrpc import (
 from ..protocol.modern import LISTEN, MAX_ELEMENTS, string_elements
 from ..protocol.to_legacy import notification_for_legacy
 from ..protocol.to_modern import ListenFilter, supported_by
-from .channel import Ending
 from .legacy_client import ChildEnded, LegacyClient, Refused
 from .messages import changes, request_members
 from .modern_child import ModernChild
@@ -247,7 +246,7 @@ class _Stream:
         text = string_member(error, "message") or "the server ends its stream of changes"
         self._over(RemoteProtocolError(text, code=INTERNAL_ERROR))
 
-    def failed(self, ending: Ending) -> None:
+    def failed(self, ending: BridgeBroken) -> None:
         self._over(ChildEnded(ending), child_ended=True)
 
     def _over(self, error: Exception, *, child_ended: bool = False) -> None:

@@ -80,12 +80,14 @@ def answer_to(exc: Exception, request_id: bytes | None) -> Answer:
         return Answer(exc.status, (JSON, *exc.headers), error_response(None, INVALID_REQUEST, str(exc)))
     status, code = next((status, code) for kind, status, code in FAULTS if isinstance(exc, kind))
     headers: list[tuple[bytes, bytes]] = [JSON]
-    data = None
+    data: dict[str, object] | msgspec.Raw | None = None
     if isinstance(exc, LocalProtocolError):
         code = exc.code
         status = CODE_STATUS.get(code, status)
         data = None if exc.data is None else msgspec.Raw(exc.data)
         request_id = request_id or exc.request_id
+    if isinstance(exc, BridgeBroken):
+        data = exc.data()
     if isinstance(exc, Unavailable):
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(exc.retry_after))))
     elif isinstance(exc, CapacityError):

@@ -1,11 +1,17 @@
 """A client's message on its way to the session's server, and what it means if that is gone."""
 
+import asyncio
+import contextlib
+
 from ..bridge import Exchange
 from ..errors import BridgeBroken, ChildGone, SessionNotFound
 from ..protocol.jsonrpc import Notification, Request, Response
 from ..sessions import Session, SessionManager
 
 __all__ = ["call", "tell"]
+
+#: Seconds between the end of a child's stdin and its exit, after which it counts as alive.
+EXIT_TIMEOUT = 0.5
 
 
 async def call(sessions: SessionManager, session: Session, message: Request) -> Exchange:
@@ -18,7 +24,7 @@ async def call(sessions: SessionManager, session: Session, message: Request) -> 
     try:
         return await session.bridge.call(message)
     except (ChildGone, BridgeBroken):
-        raise _lost(sessions, session) from None
+        raise await _lost(sessions, session) from None
 
 
 async def tell(sessions: SessionManager, session: Session, message: Notification | Response) -> None:
@@ -33,10 +39,16 @@ async def tell(sessions: SessionManager, session: Session, message: Notification
         else:
             await session.bridge.reply(message)
     except ChildGone:
-        raise _lost(sessions, session) from None
+        raise await _lost(sessions, session) from None
 
 
-def _lost(sessions: SessionManager, session: Session) -> SessionNotFound:
+async def _lost(sessions: SessionManager, session: Session) -> SessionNotFound:
     """End a session whose child cannot be talked to any more: it has ended, or does not read."""
+    if session.child is not None:
+        # How it has ended its reader learns, and tells those who wait for it; that takes a moment.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EXIT_TIMEOUT):
+                await session.child.exited.wait()
+                return SessionNotFound()
     sessions.end(session, "the server does not read any more")
     return SessionNotFound()

@@ -20,7 +20,7 @@ from typing import Self, cast
 
 import msgspec
 
-from ..bridge import Ending, LegacyChild, ModernChild, Owner, Seal, SharedExchange, invalid_state
+from ..bridge import LegacyChild, ModernChild, Owner, Seal, SharedExchange, invalid_state
 from ..bridge import Settings as BridgeSettings
 from ..errors import BridgeBroken, BrokerError, ChildGone, ServerFailing
 from ..protocol.modern import ModernRequest
@@ -335,8 +335,7 @@ class Leases:
 
     def _end(self, lease: Lease, reason: str) -> None:
         if lease.shared is not None:
-            error = BridgeBroken(f"the server was stopped: {reason}")
-            lease.shared.fail(Ending(error, "server stopped"))
+            lease.shared.fail(BridgeBroken(f"the server was stopped: {reason}", reason="server stopped"))
         self._retire(lease)
 
     def _went_idle(self, lease: Lease) -> None:

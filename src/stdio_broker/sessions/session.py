@@ -59,7 +59,7 @@ class Session:
         self.ended = reason
         if self.idle_timer is not None:
             self.idle_timer.cancel()
-        self.bridge.fail(BridgeBroken(f"the session has ended: {reason}"), reason="session ended")
+        self.bridge.fail(BridgeBroken(f"the session has ended: {reason}", reason="session ended"))
 
 
 @dataclass(frozen=True, slots=True)
