@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import signal
 from typing import Any
 
@@ -549,3 +550,19 @@ async def test_while_we_shut_down_calls_end_and_new_ones_are_sent_elsewhere() ->
         assert int(refused.headers["retry-after"]) >= 1
         assert text_of((await running).json()) == "waited"
         await draining
+
+
+async def test_the_log_tells_what_a_lease_could_not_pass_on_and_what_its_server_complained_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """docs/running.md, "Logs"; docs/revisions.md, "What does not cross": dropped, and counted."""
+    caplog.set_level(logging.DEBUG, "stdio_broker.sessions")
+    config = child_config("era=legacy")
+    async with serving(config) as edge, ModernClient(edge.url) as client:
+        assert await client.ask("log", level="error", data="nobody asked for logs") == "sent"
+        assert await client.ask("complain", text="of everything") == "complained"
+    (ended,) = [vars(record) for record in caplog.records if record.msg == "lease.ended"]
+    assert (ended["reason"], ended["dropped_logs"]) == ("server stopped", 1)
+    assert "ambiguous_questions" not in ended
+    complaints = [vars(record) for record in caplog.records if record.msg == "child.stderr"]
+    assert ("of everything", ended["lease"]) in [(one["line"], one["lease"]) for one in complaints]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from stdio_broker.errors import RemoteProtocolError
 from stdio_broker.protocol.capabilities import ClientCapabilities
 from stdio_broker.protocol.jsonrpc import INTERNAL_ERROR, Members, Notification, Response, parse_line
+from stdio_broker.protocol.listen import tag
 from stdio_broker.protocol.modern import (
     MAX_ELEMENTS,
     MAX_QUESTIONS,
@@ -31,7 +32,6 @@ from stdio_broker.protocol.to_legacy import (
     result_kind,
     retry_params,
 )
-from stdio_broker.protocol.to_modern import tag
 
 from .strategies import json_values, meaning
 

@@ -1,7 +1,5 @@
 """What a legacy child says, for a modern client; and what a sloppy modern child left out."""
 
-import json
-
 import msgspec
 import pytest
 from hypothesis import given
@@ -13,9 +11,7 @@ from stdio_broker.protocol.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     Members,
-    Notification,
     Request,
-    encode,
     parse_line,
 )
 from stdio_broker.protocol.modern import (
@@ -23,65 +19,27 @@ from stdio_broker.protocol.modern import (
     MAX_ELEMENTS,
     MAX_QUESTIONS,
     MAY_ASK,
-    META_CLIENT_CAPABILITIES,
     META_SERVER_INFO,
-    META_SUBSCRIPTION_ID,
-    META_VERSION,
-    ModernRequest,
-    read_request,
 )
 from stdio_broker.protocol.revisions import LATEST, MODERN_VERSION, REVISIONS
 from stdio_broker.protocol.to_modern import (
-    ListenFilter,
-    acknowledgement,
     check_input_responses,
     check_response,
     discover_result,
     error_for_modern,
     fill_result,
-    graceful_result,
     input_request,
     input_required,
     params_for_child,
-    read_filter,
     result_for_modern,
-    supported_by,
-    tag,
-    tag_result,
     url_elicitations,
 )
 
-from .strategies import json_values, meaning
+from .modern_messages import INFO, META, members_of, modern_of, plain, request_of, unknown
+from .strategies import meaning
 
 NEWEST = REVISIONS[LATEST]
-INFO = msgspec.Raw(b'{"name":"s","version":"1.0"}')
-META = {META_VERSION: MODERN_VERSION, META_CLIENT_CAPABILITIES: {}}
 METHODS = sorted(CACHEABLE | MAY_ASK | {"completion/complete", "acme/run"})
-
-unknown = st.dictionaries(
-    st.text(st.characters(codec="utf-8"), max_size=3).map("acme/".__add__),
-    json_values.map(bytes.strip),
-    max_size=3,
-)
-
-
-def _members(value: object) -> Members:
-    return msgspec.json.decode(json.dumps(value), type=Members)
-
-
-def _plain(members: object) -> object:
-    return json.loads(msgspec.json.encode(members))
-
-
-def _request(params: object, method: str = "tools/call") -> Request:
-    message = {"jsonrpc": "2.0", "id": "q1", "method": method, "params": params}
-    (request,) = parse_line(json.dumps(message).encode())
-    assert isinstance(request, Request)
-    return request
-
-
-def _modern(params: dict[str, object], method: str = "tools/call") -> ModernRequest:
-    return read_request(_request({"_meta": META} | params, method))
 
 
 def test_an_initialize_result_becomes_a_discover_result() -> None:
@@ -94,8 +52,8 @@ def test_an_initialize_result_becomes_a_discover_result() -> None:
         "_meta": {"acme/x": 1},
         "acme": [1],
     }
-    before = _members(initialize)
-    assert _plain(discover_result(before)) == {
+    before = members_of(initialize)
+    assert plain(discover_result(before)) == {
         "resultType": "complete",
         "supportedVersions": [MODERN_VERSION],
         "capabilities": {"tools": {"listChanged": True}, "acme": {"x": 1}},
@@ -105,11 +63,11 @@ def test_an_initialize_result_becomes_a_discover_result() -> None:
         "ttlMs": 0,
         "cacheScope": "private",
     }
-    assert before == _members(initialize)
+    assert before == members_of(initialize)
 
 
 def test_an_initialize_result_may_lack_what_it_should_have() -> None:
-    assert _plain(discover_result(_members({"capabilities": 1}))) == {
+    assert plain(discover_result(members_of({"capabilities": 1}))) == {
         "resultType": "complete",
         "supportedVersions": [MODERN_VERSION],
         "capabilities": {},
@@ -130,7 +88,7 @@ def test_a_legacy_child_gets_params_without_what_is_of_the_modern_revision() -> 
         "_meta": META
         | {"progressToken": 1, "io.modelcontextprotocol/x": 1, "traceparent": "t", "acme/x": [1]},
     }
-    assert _plain(params_for_child(_modern(params), NEWEST)) == {
+    assert plain(params_for_child(modern_of(params), NEWEST)) == {
         "name": "add",
         "arguments": {"context": 1, "task": 2},
         "context": {},
@@ -144,7 +102,7 @@ def test_only_a_child_that_may_know_it_gets_the_context_of_a_completion(
     keeps: bool,  # noqa: FBT001
 ) -> None:
     """MCP 2025-06-18, changelog: `context` is new there."""
-    request = _modern({"context": {"arguments": {}}, "task": 1}, "completion/complete")
+    request = modern_of({"context": {"arguments": {}}, "task": 1}, "completion/complete")
     params = params_for_child(request, REVISIONS[version])
     assert ("context" in params) is keeps
     # Whatever a member of this name means to another method.
@@ -157,7 +115,7 @@ def test_unknown_params_cross_to_the_letter(members: dict[str, bytes], meta: dic
     """Our rule (design decision 4)."""
     raw = {name: msgspec.Raw(value) for name, value in members.items()}
     raw_meta = {name: msgspec.Raw(value) for name, value in meta.items()}
-    request = _modern({})
+    request = modern_of({})
     request.params |= raw
     request.meta |= raw_meta
     params = params_for_child(request, NEWEST)
@@ -171,12 +129,12 @@ def test_unknown_params_cross_to_the_letter(members: dict[str, bytes], meta: dic
 @pytest.mark.parametrize("method", METHODS)
 def test_a_result_is_filled_with_what_every_result_of_its_method_has(method: str) -> None:
     """MCP 2026-07-28, basic, "Responses"; server/utilities/caching."""
-    expected: dict[str, object] = {"resultType": "complete", "_meta": {META_SERVER_INFO: _plain(INFO)}}
+    expected: dict[str, object] = {"resultType": "complete", "_meta": {META_SERVER_INFO: plain(INFO)}}
     if method in CACHEABLE:
         expected |= {"ttlMs": 0, "cacheScope": "private"}
-    assert _plain(fill_result(method, {}, INFO)) == expected
+    assert plain(fill_result(method, {}, INFO)) == expected
     del expected["_meta"]
-    assert _plain(fill_result(method, {}, None)) == expected
+    assert plain(fill_result(method, {}, None)) == expected
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -192,14 +150,14 @@ def test_a_result_is_filled_with_what_every_result_of_its_method_has(method: str
 )
 def test_what_a_result_says_is_never_overwritten(method: str, result: dict[str, object]) -> None:
     """Our rule (matrix, 6.1); what asks for input is not cacheable (server/utilities/caching)."""
-    assert _plain(fill_result(method, _members(result), INFO)) == result
+    assert plain(fill_result(method, members_of(result), INFO)) == result
 
 
 def test_a_result_with_one_caching_hint_gets_the_other() -> None:
     """Our rule: never make private what is private already, or public what is not."""
-    filled = _plain(fill_result("tools/list", _members({"cacheScope": "public"}), None))
+    filled = plain(fill_result("tools/list", members_of({"cacheScope": "public"}), None))
     assert filled == {"resultType": "complete", "cacheScope": "public", "ttlMs": 0}
-    filled = _plain(fill_result("tools/list", _members({"ttlMs": 9}), None))
+    filled = plain(fill_result("tools/list", members_of({"ttlMs": 9}), None))
     assert filled == {"resultType": "complete", "cacheScope": "private", "ttlMs": 9}
 
 
@@ -260,15 +218,15 @@ def test_tools_that_need_no_change_or_are_too_many_cross_untouched(tools: bytes)
 def test_a_modern_client_never_sees_the_old_codes(code: object, expected: object) -> None:
     """MCP 2026-07-28, basic, "Error Codes": MUST NOT emit -32002 and -32042."""
     error = {"code": code, "message": "m", "data": {"uri": "u"}, "acme": 1}
-    assert _plain(error_for_modern(_members(error))) == error | {"code": expected}
+    assert plain(error_for_modern(members_of(error))) == error | {"code": expected}
     assert error_for_modern({}) == {}
 
 
 def test_a_question_is_embedded_without_what_only_a_legacy_client_knows() -> None:
     """MCP 2026-07-28, changelog (elicitationId, tasks); matrix, 4.3."""
     params = {"mode": "url", "url": "u", "elicitationId": "e", "task": {}, "_meta": {}, "acme": 1}
-    embedded = input_request(_request(params, "elicitation/create"))
-    assert _plain(embedded) == {
+    embedded = input_request(request_of(params, "elicitation/create"))
+    assert plain(embedded) == {
         "method": "elicitation/create",
         "params": {"mode": "url", "url": "u", "acme": 1},
     }
@@ -276,7 +234,7 @@ def test_a_question_is_embedded_without_what_only_a_legacy_client_knows() -> Non
 
 def test_a_question_for_roots_has_no_params() -> None:
     """MCP 2026-07-28, client/roots."""
-    assert _plain(input_request(_request({"_meta": {}}, "roots/list"))) == {"method": "roots/list"}
+    assert plain(input_request(request_of({"_meta": {}}, "roots/list"))) == {"method": "roots/list"}
 
 
 @pytest.mark.parametrize("line", [b"", b',"params":[ 1.0]'])
@@ -290,19 +248,19 @@ def test_params_of_a_question_that_are_no_object_are_left_to_the_client(line: by
 
 def test_a_result_that_asks_for_input_holds_questions_and_state() -> None:
     """MCP 2026-07-28, basic/patterns/mrtr, "InputRequiredResult"."""
-    question = _members({"method": "roots/list"})
-    assert _plain(input_required({"k": question}, "sealed", INFO)) == {
+    question = members_of({"method": "roots/list"})
+    assert plain(input_required({"k": question}, "sealed", INFO)) == {
         "resultType": "input_required",
         "inputRequests": {"k": {"method": "roots/list"}},
         "requestState": "sealed",
-        "_meta": {META_SERVER_INFO: _plain(INFO)},
+        "_meta": {META_SERVER_INFO: plain(INFO)},
     }
-    assert _plain(input_required({}, "s", None)) == {"resultType": "input_required", "requestState": "s"}
+    assert plain(input_required({}, "s", None)) == {"resultType": "input_required", "requestState": "s"}
     assert "requestState" not in input_required({"k": question}, None, None)
 
 
 def _url_error(*elicitations: object) -> Members:
-    return _members({"code": -32042, "message": "m", "data": {"elicitations": elicitations}})
+    return members_of({"code": -32042, "message": "m", "data": {"elicitations": elicitations}})
 
 
 URL = {"mode": "url", "url": "https://a", "message": "m"}
@@ -312,7 +270,7 @@ def test_an_error_that_wants_the_user_at_a_page_stands_for_questions() -> None:
     """MCP 2025-11-25, client/elicitation, "URL Elicitation Required Error"."""
     other = {"url": "https://b", "message": "n", "acme": 1}
     questions = url_elicitations(_url_error(URL | {"elicitationId": "e"}, other))
-    assert _plain(questions) == [
+    assert plain(questions) == [
         {"method": "elicitation/create", "params": URL},
         {"method": "elicitation/create", "params": other | {"mode": "url"}},
     ]
@@ -321,9 +279,9 @@ def test_an_error_that_wants_the_user_at_a_page_stands_for_questions() -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        _members({"code": -32602, "data": {"elicitations": [URL]}}),
-        _members({"code": -32042}),
-        _members({"code": -32042, "data": {"elicitations": URL}}),
+        members_of({"code": -32602, "data": {"elicitations": [URL]}}),
+        members_of({"code": -32042}),
+        members_of({"code": -32042, "data": {"elicitations": URL}}),
         _url_error(),
         _url_error(1),
         _url_error(URL | {"mode": "form"}),
@@ -366,15 +324,15 @@ BAD: list[tuple[str, object]] = [
 def test_the_answer_to_a_question_passes(method: str, response: object) -> None:
     """MCP 2026-07-28, schema, ElicitResult, CreateMessageResult, ListRootsResult."""
     assert method in QUESTION_METHODS
-    check_response(method, _members(response))
-    check_input_responses(_members({"k": response}))
+    check_response(method, members_of(response))
+    check_input_responses(members_of({"k": response}))
 
 
 @pytest.mark.parametrize(("method", "response"), BAD)
 def test_an_answer_of_another_shape_is_the_fault_of_the_client(method: str, response: object) -> None:
     """MCP 2026-07-28, basic/patterns/mrtr, "Error Handling"."""
     with pytest.raises(LocalProtocolError) as caught:
-        check_response(method, _members(response))
+        check_response(method, members_of(response))
     assert caught.value.code == INVALID_PARAMS
 
 
@@ -384,159 +342,9 @@ def test_an_answer_of_another_shape_is_the_fault_of_the_client(method: str, resp
 def test_answers_whose_questions_are_not_known_yet_must_have_the_shape_of_one(response: object) -> None:
     """Our rule (matrix, 4.3): the shape is looked at before the state is used up."""
     with pytest.raises(LocalProtocolError) as caught:
-        check_input_responses(_members({"good": {"roots": []}, "bad": response}))
+        check_input_responses(members_of({"good": {"roots": []}, "bad": response}))
     assert caught.value.code == INVALID_PARAMS
 
 
 def test_an_answer_to_something_else_is_not_ours_to_check() -> None:
     check_response("acme/ask", {})
-
-
-EVERYTHING = ListenFilter(tools=True, prompts=True, resources=True, uris=("file:///a", "file:///d/"))
-NOTHING = ListenFilter(tools=False, prompts=False, resources=False, uris=())
-
-
-def _listen(wanted: object) -> ModernRequest:
-    return _modern({"notifications": wanted}, "subscriptions/listen")
-
-
-def test_a_filter_is_what_it_was_read_from() -> None:
-    """MCP 2026-07-28, basic/patterns/subscriptions, "Notification Filter"."""
-    assert read_filter(_listen({})) == NOTHING
-    assert NOTHING.as_json() == {}
-    assert read_filter(_listen(EVERYTHING.as_json())) == EVERYTHING
-    assert EVERYTHING.as_json() == {
-        "toolsListChanged": True,
-        "promptsListChanged": True,
-        "resourcesListChanged": True,
-        "resourceSubscriptions": ("file:///a", "file:///d/"),
-    }
-
-
-def test_a_filter_names_each_resource_once_and_unknown_kinds_ask_for_nothing() -> None:
-    wanted = {"resourceSubscriptions": ["b", "a", "b"], "toolsListChanged": False, "taskIds": [1]}
-    assert read_filter(_listen(wanted)) == ListenFilter(
-        tools=False, prompts=False, resources=False, uris=("b", "a")
-    )
-
-
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        None,
-        [],
-        {"toolsListChanged": 1},
-        {"promptsListChanged": None},
-        {"resourcesListChanged": "true"},
-        {"resourceSubscriptions": "a"},
-        {"resourceSubscriptions": None},
-        {"resourceSubscriptions": ["a", 1]},
-        {"resourceSubscriptions": ["a"] * (MAX_ELEMENTS + 1)},
-    ],
-)
-def test_a_filter_of_another_shape_is_the_fault_of_the_client(wanted: object) -> None:
-    """MCP 2026-07-28, schema, SubscriptionFilter; the bound is ours."""
-    with pytest.raises(LocalProtocolError, match=r"params\.notifications") as caught:
-        read_filter(_listen(wanted))
-    assert caught.value.code == INVALID_PARAMS
-    assert caught.value.request_id == b'"q1"'
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "expected"),
-    [
-        ({}, NOTHING),
-        ({"tools": {}, "prompts": {"listChanged": False}, "resources": 1}, NOTHING),
-        (
-            {"tools": {"listChanged": True}, "prompts": {"listChanged": True}, "resources": {}},
-            ListenFilter(tools=True, prompts=True, resources=False, uris=()),
-        ),
-        (
-            {"resources": {"subscribe": True}},
-            ListenFilter(tools=False, prompts=False, resources=False, uris=EVERYTHING.uris),
-        ),
-        (
-            {"resources": {"listChanged": True}},
-            ListenFilter(tools=False, prompts=False, resources=True, uris=()),
-        ),
-    ],
-)
-def test_only_what_the_child_can_do_is_promised(capabilities: object, expected: ListenFilter) -> None:
-    """MCP 2026-07-28, basic/patterns/subscriptions, "Acknowledgment"."""
-    assert supported_by(EVERYTHING, _members(capabilities)) == expected
-    assert supported_by(NOTHING, _members(capabilities)) == NOTHING
-
-
-@pytest.mark.parametrize(
-    ("method", "uri", "expected"),
-    [
-        ("notifications/tools/list_changed", None, True),
-        ("notifications/prompts/list_changed", None, True),
-        ("notifications/resources/list_changed", None, True),
-        ("notifications/resources/updated", "file:///a", True),
-        ("notifications/resources/updated", "file:///a/b", True),
-        ("notifications/resources/updated", "file:///d/e", True),
-        ("notifications/resources/updated", "file:///ab", False),
-        ("notifications/resources/updated", "file:///", False),
-        ("notifications/resources/updated", None, False),
-        ("notifications/message", None, False),
-        ("notifications/progress", "file:///a", False),
-    ],
-)
-def test_only_what_was_asked_for_is_delivered(
-    method: str,
-    uri: str | None,
-    expected: bool,  # noqa: FBT001
-) -> None:
-    """MCP 2026-07-28, basic/patterns/subscriptions: MUST NOT send what was not requested."""
-    assert EVERYTHING.wants(method, uri) is expected
-    assert not NOTHING.wants(method, uri)
-
-
-@given(params=unknown, meta=unknown)
-def test_a_tagged_notification_keeps_all_else(params: dict[str, bytes], meta: dict[str, bytes]) -> None:
-    """Our rule (design decision 4); MCP 2026-07-28, basic/patterns/subscriptions: MUST carry the id."""
-    inner = {name: msgspec.Raw(value) for name, value in params.items()}
-    inner_meta = {name: msgspec.Raw(value) for name, value in meta.items()}
-    inner["_meta"] = msgspec.Raw(msgspec.json.encode(inner_meta))
-    message: Members = {"method": msgspec.Raw(b'"m"'), "params": msgspec.Raw(msgspec.json.encode(inner))}
-    inner_meta[META_SUBSCRIPTION_ID] = msgspec.Raw(b'"seven"')
-    inner["_meta"] = msgspec.Raw(msgspec.json.encode(inner_meta))
-    expected = {"method": msgspec.Raw(b'"m"'), "params": msgspec.Raw(msgspec.json.encode(inner))}
-    assert meaning(encode(tag(message, b'"seven"'))) == meaning(encode(expected))
-
-
-def test_a_notification_without_params_is_tagged_and_a_foreign_tag_replaced() -> None:
-    assert _plain(tag({}, b"7")) == {"params": {"_meta": {META_SUBSCRIPTION_ID: 7}}}
-    foreign = _members({"params": {"_meta": {META_SUBSCRIPTION_ID: 1}}})
-    assert _plain(tag(foreign, b"7")) == {"params": {"_meta": {META_SUBSCRIPTION_ID: 7}}}
-
-
-def test_a_result_is_tagged_in_its_own_meta() -> None:
-    result = _members({"resultType": "complete", "_meta": {"acme/x": 1}})
-    assert _plain(tag_result(result, b"7")) == {
-        "resultType": "complete",
-        "_meta": {"acme/x": 1, META_SUBSCRIPTION_ID: 7},
-    }
-
-
-def test_the_first_message_of_a_listen_stream_says_what_will_come() -> None:
-    """MCP 2026-07-28, basic/patterns/subscriptions, "Acknowledgment"."""
-    (message,) = parse_line(acknowledgement(b'"seven"', EVERYTHING))
-    assert isinstance(message, Notification)
-    assert message.method == "notifications/subscriptions/acknowledged"
-    assert _plain(message.members["params"]) == {
-        "_meta": {META_SUBSCRIPTION_ID: "seven"},
-        "notifications": _plain(EVERYTHING.as_json()),
-    }
-
-
-@pytest.mark.parametrize("server_info", [None, INFO])
-def test_the_last_message_of_a_listen_stream_is_a_result(server_info: msgspec.Raw | None) -> None:
-    """MCP 2026-07-28, basic/patterns/subscriptions, "Graceful Closure"."""
-    meta = {META_SUBSCRIPTION_ID: 7} | ({META_SERVER_INFO: _plain(INFO)} if server_info else {})
-    assert json.loads(graceful_result(b"7", server_info)) == {
-        "jsonrpc": "2.0",
-        "id": 7,
-        "result": {"resultType": "complete", "_meta": meta},
-    }

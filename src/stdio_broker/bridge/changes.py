@@ -12,8 +12,8 @@ from typing import Protocol
 import msgspec
 
 from ..protocol.jsonrpc import INTERNAL_ERROR, Members, encode, object_members, string_member
+from ..protocol.listen import ListenFilter, acknowledgement, graceful_result, tag
 from ..protocol.modern import ModernRequest
-from ..protocol.to_modern import ListenFilter, acknowledgement, graceful_result, tag
 from .messages import changes, slow_client
 from .shared_child import SharedExchange
 

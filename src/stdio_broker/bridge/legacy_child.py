@@ -32,12 +32,14 @@ from ..protocol.jsonrpc import (
     encode,
     error_response,
     object_members,
+    raw,
     result_response,
     string_member,
 )
+from ..protocol.listen import read_filter, supported_by
 from ..protocol.modern import DISCOVER, LISTEN, LOG_LEVELS, ModernRequest
 from ..protocol.revisions import LATEST
-from ..protocol.to_modern import discover_result, read_filter, supported_by
+from ..protocol.to_modern import discover_result
 from ..supervisor import Child
 from .changes import LIST_CHANGED, UPDATED, Changes, LegacyListener
 from .legacy_call import LegacyCall
@@ -135,13 +137,12 @@ class LegacyChild(SharedChild):
             ChildGone: It is being stopped.
             RemoteProtocolError: Its answer is no InitializeResult, or names a version we do not speak.
         """
-        params: dict[str, object] = {
-            "protocolVersion": LATEST,
-            "capabilities": self._capabilities.for_initialize(),
-            "clientInfo": {"name": client_name, "version": client_version},
+        params = {
+            "protocolVersion": raw(LATEST),
+            "capabilities": raw(self._capabilities.for_initialize()),
+            "clientInfo": raw({"name": client_name, "version": client_version}),
         }
-        raw = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in params.items()}
-        answer = await self.query("initialize", raw)
+        answer = await self.query("initialize", params)
         self.agreement = agree(encode(answer.members))
         if self.agreement is None:
             return object_members(answer.members["error"]) or {}
@@ -184,6 +185,12 @@ class LegacyChild(SharedChild):
                 request_id=request.id,
             )
         return await self._begin(request)
+
+    def _counts(self) -> dict[str, int]:
+        return super()._counts() | {
+            "ambiguous_questions": self.ambiguous_questions,
+            "dropped_logs": self.dropped_logs,
+        }
 
     async def adopt(self, listener: LegacyListener) -> None:
         """Go on with a stream of changes that another child has left open.
@@ -378,7 +385,7 @@ class LegacyChild(SharedChild):
 
     async def _tell_child(self, method: str, name: str, value: str) -> None:
         """Send a request of ours whose answer changes nothing. So nobody waits for it, and it is not owed."""
-        members = request_members(method, {name: _raw(value)})
+        members = request_members(method, {name: raw(value)})
         self._last_id += 1
         members["id"] = msgspec.Raw(b"%d" % self._last_id)
         await self._channel.send(encode(members))
@@ -390,7 +397,3 @@ class LegacyChild(SharedChild):
 def _severity(level: str | None) -> int:
     """Return how severe a level is; one that nobody knows is the most severe."""
     return LOG_LEVELS.index(level) if level in LOG_LEVELS else len(LOG_LEVELS)
-
-
-def _raw(value: object) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(value))

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 import msgspec
 
 from ..errors import ChildGone, LimitReached
+from ..protocol.listen import ListenFilter
 from ..protocol.modern import ModernRequest
-from ..protocol.to_modern import ListenFilter
 from .changes import Changes, LegacyListener
 from .shared_child import SharedExchange
 

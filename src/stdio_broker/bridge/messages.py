@@ -4,7 +4,7 @@ import msgspec
 
 from ..errors import BridgeBroken
 from ..protocol.jsonrpc import INTERNAL_ERROR, Members, encode, error_response
-from ..protocol.to_modern import ListenFilter
+from ..protocol.listen import ListenFilter
 from .seal import MAX_STATE_CHARS
 
 __all__ = [

@@ -22,8 +22,10 @@ from ..protocol.jsonrpc import (
     Response,
     encode,
     object_members,
+    raw,
     string_member,
 )
+from ..protocol.listen import graceful_result, read_filter, tag, tag_result
 from ..protocol.modern import (
     DISCOVER,
     INPUT_REQUIRED,
@@ -39,7 +41,7 @@ from ..protocol.modern import (
     with_meta,
 )
 from ..protocol.revisions import MODERN_VERSION, offered
-from ..protocol.to_modern import fill_result, graceful_result, read_filter, tag, tag_result
+from ..protocol.to_modern import fill_result
 from ..supervisor import Child
 from .messages import changes, child_ended, listened_for, slow_client, state_too_long
 from .modern_request import without_bytes
@@ -134,7 +136,7 @@ class ModernChild(SharedChild):
         if isinstance(outcome, Discovery):
             self.discovery = outcome
             self.server_info = outcome.server_info
-        self._client_info = msgspec.Raw(msgspec.json.encode({"name": client_name, "version": client_version}))
+        self._client_info = raw({"name": client_name, "version": client_version})
         return outcome
 
     async def call(self, request: ModernRequest) -> SharedExchange:
@@ -152,7 +154,7 @@ class ModernChild(SharedChild):
         self.check_usable()
         params = request.params
         if request.request_state is not None:
-            params = {**params, "requestState": _raw(self._inner_state(request))}
+            params = {**params, "requestState": raw(self._inner_state(request))}
         if request.method != LISTEN:
             return await self._start(Relay(self, request, self.new_exchange()), request, params)
         if len(self._listeners()) >= self._settings.max_listeners:
@@ -303,7 +305,7 @@ class Relay:
                 self.answer(state_too_long(self.request.id, len(state)), INTERNAL_ERROR)
                 return
             if state is not None:
-                result["requestState"] = _raw(state)
+                result["requestState"] = raw(state)
             members["result"] = msgspec.Raw(encode(self.finish(result)))
         self.answer(encode(members), error_code(members))
 
@@ -320,7 +322,7 @@ class Relay:
             versions = string_elements(result.get("supportedVersions")) or ()
             # What the child speaks beyond that, this endpoint would refuse.
             if len(offered(versions)) != len(versions):
-                result["supportedVersions"] = _raw(offered(versions))
+                result["supportedVersions"] = raw(offered(versions))
         return fill_result(self.request.method, result, self.child.server_info)
 
     def failed(self, ending: BridgeBroken) -> None:
@@ -403,7 +405,3 @@ class Listener(Relay):
     def end(self) -> None:
         """End the stream with the result that says so."""
         self.answer(graceful_result(self.request.id, self.child.server_info), None)
-
-
-def _raw(value: object) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(value))

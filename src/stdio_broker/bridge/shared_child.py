@@ -132,6 +132,19 @@ class SharedChild(abc.ABC):
         """Whether the child owes anybody anything."""
         return bool(self._callers)
 
+    def uncrossed(self) -> dict[str, int]:
+        """Return how much of what was said to or by the child could not be passed on; only what is not 0."""
+        return {name: count for name, count in self._counts().items() if count}
+
+    def _counts(self) -> dict[str, int]:
+        return {
+            "bad_lines": self._channel.bad_lines,
+            "oversize_lines": self._channel.oversize_lines,
+            "unsaid_lines": self._channel.unsaid_lines,
+            "unrelated_messages": self.unrelated_messages,
+            "violations": self.violations,
+        }
+
     def check_usable(self) -> None:
         """Let a new request through, or refuse it.
 

@@ -27,9 +27,9 @@ from ..protocol.jsonrpc import (
     object_members,
     string_member,
 )
+from ..protocol.listen import ListenFilter, supported_by
 from ..protocol.modern import LISTEN, MAX_ELEMENTS, string_elements
 from ..protocol.to_legacy import notification_for_legacy
-from ..protocol.to_modern import ListenFilter, supported_by
 from .legacy_client import ChildEnded, LegacyClient, Refused
 from .messages import changes, request_members
 from .modern_child import ModernChild

@@ -18,6 +18,7 @@ from .jsonrpc import (
     encode,
     object_members,
     parse_line,
+    raw,
     string_member,
 )
 from .revisions import KNOWN_VERSIONS, LATEST, REVISIONS, Revision, clamp
@@ -53,7 +54,7 @@ def clamp_request(request: Request) -> None:
             "initialize: expected params with a protocolVersion", code=INVALID_PARAMS, request_id=request.id
         )
     if clamp(version) != version:
-        params["protocolVersion"] = _raw(clamp(version))
+        params["protocolVersion"] = raw(clamp(version))
         request.members["params"] = msgspec.Raw(encode(params))
 
 
@@ -65,10 +66,10 @@ def initialize_request(client_name: str, client_version: str) -> Request:
         "clientInfo": {"name": client_name, "version": client_version},
     }
     members: Members = {
-        "jsonrpc": _raw("2.0"),
+        "jsonrpc": raw("2.0"),
         "id": msgspec.Raw(b"0"),
-        "method": _raw("initialize"),
-        "params": _raw(params),
+        "method": raw("initialize"),
+        "params": raw(params),
     }
     return Request(b"0", "initialize", members, b"")
 
@@ -102,7 +103,3 @@ def error_text(answer: bytes) -> str:
     (message,) = parse_line(answer)
     error = object_members(message.members.get("error"))
     return string_member(error, "message") or "an error without a message"
-
-
-def _raw(value: object) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(value))

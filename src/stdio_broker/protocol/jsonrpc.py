@@ -38,6 +38,7 @@ __all__ = [
     "object_members",
     "parse_body",
     "parse_line",
+    "raw",
     "result_response",
     "string_member",
 ]
@@ -300,6 +301,11 @@ def encode(members: Mapping[str, msgspec.Raw]) -> bytes:
     if b"\n" in line or b"\r" in line:
         line = line.replace(b"\n", b" ").replace(b"\r", b" ")
     return line
+
+
+def raw(value: object) -> msgspec.Raw:
+    """Return a value of ours as a member."""
+    return msgspec.Raw(_encoder.encode(value))
 
 
 def error_response(

@@ -21,6 +21,7 @@ from .jsonrpc import (
     Response,
     encode,
     object_members,
+    raw,
     string_member,
 )
 from .revisions import MODERN_VERSION, MODERN_VERSIONS, REVISIONS
@@ -267,12 +268,12 @@ def modern_meta(
         log_level: From which level on log messages are wanted; None for none at all.
     """
     meta: Members = {
-        META_VERSION: _raw(version),
+        META_VERSION: raw(version),
         META_CLIENT_INFO: client_info,
         META_CLIENT_CAPABILITIES: capabilities,
     }
     if log_level is not None:
-        meta[META_LOG_LEVEL] = _raw(log_level)
+        meta[META_LOG_LEVEL] = raw(log_level)
     return meta
 
 
@@ -280,14 +281,14 @@ def discover_request(client_name: str, client_version: str) -> Request:
     """Return a `server/discover` of our own, to find out what a server is."""
     meta = modern_meta(
         version=MODERN_VERSION,
-        client_info=_raw({"name": client_name, "version": client_version}),
+        client_info=raw({"name": client_name, "version": client_version}),
         capabilities=msgspec.Raw(b"{}"),
         log_level=None,
     )
     members: Members = {
-        "jsonrpc": _raw("2.0"),
+        "jsonrpc": raw("2.0"),
         "id": msgspec.Raw(b"0"),
-        "method": _raw(DISCOVER),
+        "method": raw(DISCOVER),
         "params": msgspec.Raw(encode(with_meta({}, meta))),
     }
     return Request(b"0", DISCOVER, members, b"")
@@ -396,7 +397,3 @@ def _optional_object(request_id: bytes, members: Members, name: str) -> Members 
 
 def _refusal(request_id: bytes, message: str) -> LocalProtocolError:
     return LocalProtocolError(message, code=INVALID_PARAMS, request_id=request_id)
-
-
-def _raw(value: object) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(value))

@@ -14,7 +14,7 @@ import msgspec
 
 from ..errors import RemoteProtocolError
 from .capabilities import ELICIT, LIST_ROOTS, QUESTION_METHODS, ClientCapabilities
-from .jsonrpc import INTERNAL_ERROR, Members, Notification, encode, object_members, string_member
+from .jsonrpc import INTERNAL_ERROR, Members, Notification, encode, object_members, raw, string_member
 from .modern import (
     COMPLETE,
     MAX_QUESTIONS,
@@ -81,10 +81,10 @@ def initialize_result(discovery: Discovery, requested_version: str) -> Members:
     result.pop("supportedVersions", None)
     capabilities = object_members(discovery.capabilities) or {}
     capabilities.pop("extensions", None)
-    result["protocolVersion"] = _raw(clamp(requested_version))
+    result["protocolVersion"] = raw(clamp(requested_version))
     result["capabilities"] = msgspec.Raw(encode(capabilities))
     # Both are required here, and the modern revision does not require that a server names itself.
-    info: Members = {"name": _raw("server"), "version": _raw("unknown")}
+    info: Members = {"name": raw("server"), "version": raw("unknown")}
     info.update(object_members(discovery.server_info) or {})
     result["serverInfo"] = msgspec.Raw(encode(info))
     return result
@@ -145,12 +145,12 @@ def question_for_client(question: Question, *, elicitation_id: str) -> Members:
         elicitation_id: Unique; for a question that sends the user to a page. A modern one has none,
             and an older client requires it.
     """
-    message: Members = {"method": _raw(question.method)}
+    message: Members = {"method": raw(question.method)}
     if question.params is None:
         return message
     params = dict(question.params)
     if question.method == ELICIT and string_member(params, "mode") == "url":
-        params["elicitationId"] = _raw(elicitation_id)
+        params["elicitationId"] = raw(elicitation_id)
     message["params"] = msgspec.Raw(encode(params))
     return message
 
@@ -225,7 +225,7 @@ def _with_legacy_schemas(tools: msgspec.Raw) -> msgspec.Raw:
         return tools
     elements = array_elements(tools)
     # Too many of them to look into: then the client has to cope with what it may not know.
-    return tools if elements is None else _raw([_with_legacy_schema(element) for element in elements])
+    return tools if elements is None else raw([_with_legacy_schema(element) for element in elements])
 
 
 def _with_legacy_schema(tool: msgspec.Raw) -> msgspec.Raw:
@@ -260,7 +260,3 @@ def _in_words(capabilities: Mapping[str, object]) -> str:
 
 def _fault(what: str) -> RemoteProtocolError:
     return RemoteProtocolError(f"the server's answer asks for input with {what}", code=INTERNAL_ERROR)
-
-
-def _raw(value: object) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(value))

@@ -3,12 +3,10 @@
 A legacy child asks its client in requests of its own; to a modern client that becomes a result with
 questions in it. Nothing that is there is overwritten, and what is unknown crosses untouched.
 
-Source: MCP 2026-07-28, basic, "Responses"; basic/patterns/{mrtr,subscriptions};
-server/utilities/caching; changelog.
+Source: MCP 2026-07-28, basic, "Responses"; basic/patterns/mrtr; server/utilities/caching; changelog.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -21,7 +19,7 @@ from .jsonrpc import (
     Request,
     encode,
     object_members,
-    result_response,
+    raw,
     string_member,
 )
 from .modern import (
@@ -29,37 +27,26 @@ from .modern import (
     COMPLETE,
     DISCOVER,
     INPUT_REQUIRED,
-    LISTEN,
-    MAX_ELEMENTS,
     MAX_QUESTIONS,
     META_SERVER_INFO,
-    META_SUBSCRIPTION_ID,
     RESERVED_PREFIX,
     RESOURCE_NOT_FOUND,
     URL_ELICITATION_REQUIRED,
     ModernRequest,
     array_elements,
-    string_elements,
 )
 from .revisions import MODERN_VERSIONS, Revision
 
 __all__ = [
-    "ListenFilter",
-    "acknowledgement",
     "check_input_responses",
     "check_response",
     "discover_result",
     "error_for_modern",
     "fill_result",
-    "graceful_result",
     "input_request",
     "input_required",
     "params_for_child",
-    "read_filter",
     "result_for_modern",
-    "supported_by",
-    "tag",
-    "tag_result",
     "url_elicitations",
 ]
 
@@ -70,7 +57,6 @@ _ACTIONS = frozenset({"accept", "decline", "cancel"})
 _ROLES = frozenset({"user", "assistant"})
 
 _RAW_COMPLETE = msgspec.Raw(b'"complete"')
-_RAW_TRUE = msgspec.Raw(b"true")
 _ELICIT_METHOD = msgspec.Raw(b'"elicitation/create"')
 _URL_MODE = msgspec.Raw(b'"url"')
 
@@ -85,7 +71,7 @@ def discover_result(initialize_result: Members) -> Members:
         for name, value in initialize_result.items()
         if name not in {"protocolVersion", "serverInfo"}
     }
-    result["supportedVersions"] = _raw(MODERN_VERSIONS)
+    result["supportedVersions"] = raw(MODERN_VERSIONS)
     capabilities = object_members(result.get("capabilities")) or {}
     capabilities.pop("tasks", None)
     result["capabilities"] = msgspec.Raw(encode(capabilities))
@@ -151,9 +137,9 @@ def error_for_modern(error: Members) -> Members:
     """
     code = _code(error)
     if code == RESOURCE_NOT_FOUND:
-        return {**error, "code": _raw(INVALID_PARAMS)}
+        return {**error, "code": raw(INVALID_PARAMS)}
     if code == URL_ELICITATION_REQUIRED:
-        return {**error, "code": _raw(INTERNAL_ERROR)}
+        return {**error, "code": raw(INTERNAL_ERROR)}
     return dict(error)
 
 
@@ -177,11 +163,11 @@ def input_required(
         request_state: What the client is to give back with the answers, or None.
         server_info: Name and version of the child, or None.
     """
-    result: Members = {"resultType": _raw(INPUT_REQUIRED)}
+    result: Members = {"resultType": raw(INPUT_REQUIRED)}
     if requests:
-        result["inputRequests"] = _raw(requests)
+        result["inputRequests"] = raw(requests)
     if request_state is not None:
-        result["requestState"] = _raw(request_state)
+        result["requestState"] = raw(request_state)
     return fill_result("tools/call", result, server_info)
 
 
@@ -230,114 +216,6 @@ def check_response(method: str, response: Members) -> None:
         raise _refusal('expected an array as "roots" in the answer to roots/list')
 
 
-@dataclass(frozen=True, slots=True)
-class ListenFilter:
-    """Which notifications a client listens for.
-
-    Attributes:
-        tools: That the list of tools has changed.
-        prompts: That the list of prompts has changed.
-        resources: That the list of resources has changed.
-        uris: That one of these resources was updated, or a part of it; each stands here once.
-    """
-
-    tools: bool
-    prompts: bool
-    resources: bool
-    uris: tuple[str, ...]
-
-    def as_json(self) -> dict[str, object]:
-        """Return it as a SubscriptionFilter, without what is not listened for."""
-        wanted: dict[str, object] = {
-            "toolsListChanged": self.tools,
-            "promptsListChanged": self.prompts,
-            "resourcesListChanged": self.resources,
-            "resourceSubscriptions": self.uris,
-        }
-        return {name: value for name, value in wanted.items() if value}
-
-    def wants(self, method: str, uri: str | None) -> bool:
-        """Return whether a notification is listened for.
-
-        Args:
-            method: Its method.
-            uri: The resource that it is about, or None. It may be a part of the one that is listened
-                for (MCP 2026-07-28, schema, ResourceUpdatedNotificationParams).
-        """
-        if method == "notifications/tools/list_changed":
-            return self.tools
-        if method == "notifications/prompts/list_changed":
-            return self.prompts
-        if method == "notifications/resources/list_changed":
-            return self.resources
-        if method != "notifications/resources/updated" or uri is None:
-            return False
-        return any(uri == wanted or uri.startswith(wanted.rstrip("/") + "/") for wanted in self.uris)
-
-
-def read_filter(request: ModernRequest) -> ListenFilter:
-    """Read what a `subscriptions/listen` asks for. Members that we do not know ask for nothing of ours.
-
-    Raises:
-        LocalProtocolError: A member is of another type than the specification says, or there are too
-            many URIs, see `modern.MAX_ELEMENTS` (-32602).
-    """
-    wanted = object_members(request.params.get("notifications"))
-    if wanted is None:
-        raise _refusal("expected an object as params.notifications", request.id)
-    return ListenFilter(
-        tools=_flag(request.id, wanted, "toolsListChanged"),
-        prompts=_flag(request.id, wanted, "promptsListChanged"),
-        resources=_flag(request.id, wanted, "resourcesListChanged"),
-        uris=_uris(request.id, wanted),
-    )
-
-
-def supported_by(wanted: ListenFilter, capabilities: Members) -> ListenFilter:
-    """Return what of it a legacy child with these capabilities can do."""
-    subscribe = _declares(capabilities, "resources", "subscribe")
-    return ListenFilter(
-        tools=wanted.tools and _declares(capabilities, "tools", "listChanged"),
-        prompts=wanted.prompts and _declares(capabilities, "prompts", "listChanged"),
-        resources=wanted.resources and _declares(capabilities, "resources", "listChanged"),
-        uris=wanted.uris if subscribe else (),
-    )
-
-
-def tag(message: Members, subscription_id: bytes) -> Members:
-    """Return a notification as it stands on a listen stream.
-
-    Args:
-        message: All members of its envelope.
-        subscription_id: The JSON token of the id of the request that opened the stream.
-    """
-    params = object_members(message.get("params")) or {}
-    return {**message, "params": msgspec.Raw(encode(tag_result(params, subscription_id)))}
-
-
-def tag_result(result: Members, subscription_id: bytes) -> Members:
-    """Return the result of a `subscriptions/listen` with the id of its request in `_meta`."""
-    meta = object_members(result.get("_meta")) or {}
-    meta[META_SUBSCRIPTION_ID] = msgspec.Raw(subscription_id)
-    return {**result, "_meta": msgspec.Raw(encode(meta))}
-
-
-def acknowledgement(subscription_id: bytes, accepted: ListenFilter) -> bytes:
-    """Return the first message of a listen stream, encoded: what will come on it."""
-    message: Members = {
-        "jsonrpc": _raw("2.0"),
-        "method": _raw("notifications/subscriptions/acknowledged"),
-        "params": _raw({"notifications": accepted.as_json()}),
-    }
-    return encode(tag(message, subscription_id))
-
-
-def graceful_result(request_id: bytes, server_info: msgspec.Raw | None) -> bytes:
-    """Return the last message of a listen stream that we end, encoded."""
-    result = fill_result(LISTEN, tag_result({}, request_id), server_info)
-    return result_response(request_id, result)
-
-
 def _url_question(elicitation: msgspec.Raw) -> Members | None:
     # They need not say their mode: no other can stand here.
     params = {"mode": _URL_MODE, **(object_members(elicitation) or {})}
@@ -358,7 +236,7 @@ def _without_execution(tools: msgspec.Raw) -> msgspec.Raw:
         return tools
     # Too many of them to look into: a member that the client does not know harms nobody.
     elements = array_elements(tools)
-    return tools if elements is None else _raw([_without(element, "execution") for element in elements])
+    return tools if elements is None else raw([_without(element, "execution") for element in elements])
 
 
 def _without(element: msgspec.Raw, name: str) -> msgspec.Raw:
@@ -390,26 +268,6 @@ def _starts_with(members: Members, name: str, characters: bytes) -> bool:
     return name in members and memoryview(members[name])[0] in characters
 
 
-def _flag(request_id: bytes, members: Members, name: str) -> bool:
-    value = bytes(members.get(name, b"false"))
-    if value not in {b"true", b"false"}:
-        raise _refusal(f"expected a boolean as params.notifications.{name}", request_id)
-    return value == b"true"
-
-
-def _uris(request_id: bytes, members: Members) -> tuple[str, ...]:
-    name = "resourceSubscriptions"
-    uris = string_elements(members[name]) if name in members else ()
-    if uris is None:
-        what = f"an array of strings, at most {MAX_ELEMENTS} of them"
-        raise _refusal(f"expected {what}, as params.notifications.{name}", request_id)
-    return tuple(dict.fromkeys(uris))
-
-
-def _declares(capabilities: Members, feature: str, name: str) -> bool:
-    return (object_members(capabilities.get(feature)) or {}).get(name) == _RAW_TRUE
-
-
 def _code(error: Members) -> int | None:
     code = bytes(error.get("code", b""))
     return {str(known).encode(): known for known in (RESOURCE_NOT_FOUND, URL_ELICITATION_REQUIRED)}.get(code)
@@ -417,7 +275,3 @@ def _code(error: Members) -> int | None:
 
 def _refusal(message: str, request_id: bytes | None = None) -> LocalProtocolError:
     return LocalProtocolError(message, code=INVALID_PARAMS, request_id=request_id)
-
-
-def _raw(value: object) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(value))

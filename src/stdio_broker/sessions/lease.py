@@ -1,6 +1,7 @@
 """One lease: who shares a child, and what stands behind it."""
 
 import asyncio
+import secrets
 from dataclasses import dataclass
 
 from ..bridge import Changes, Owner
@@ -30,6 +31,7 @@ class Lease:
 
     Attributes:
         key: Who shares it.
+        name: What it is called in the log.
         began: When it was opened (event loop time, seconds).
         last_used: When it was asked for last.
         crashes: How many in a row have ended early whose streams it has taken over.
@@ -41,6 +43,7 @@ class Lease:
 
     def __init__(self, key: LeaseKey, now: float) -> None:
         self.key = key
+        self.name = secrets.token_hex(4)
         self.began = self.last_used = now
         self.crashes = 0
         self.started: asyncio.Future[SharedChildOfEra] = asyncio.get_running_loop().create_future()

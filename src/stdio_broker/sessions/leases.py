@@ -230,7 +230,7 @@ class Leases:
         """Start a child; return it, what its messages go through, and who reads it."""
         async with self._admission.start():
             began = self._loop.time()
-            child = lease.child = await self._supervisor.start(self._server.config)
+            child = lease.child = await self._supervisor.start(self._server.config_of(lease=lease.name))
             shared = lease.shared = self._shared(lease, child)
             running = asyncio.create_task(shared.run())
             try:
@@ -254,7 +254,7 @@ class Leases:
         self, lease: Lease, child: Child, shared: SharedChildOfEra, running: asyncio.Task[None]
     ) -> None:
         """Let a child be used until it ends."""
-        facts = {"server": self._server.name, "pid": child.pid}
+        facts = {"lease": lease.name, "server": self._server.name, "pid": child.pid}
         logger.info("lease.started", extra=facts)
         lease.started.set_result(shared)
         self._check_idle(lease, shared)
@@ -263,7 +263,8 @@ class Leases:
         finally:
             self._forget(lease)
             await child.stop()
-            logger.info("lease.ended", extra=facts)
+            reason = "" if shared.ending is None else shared.ending.reason
+            logger.info("lease.ended", extra={**facts, "reason": reason, **shared.uncrossed()})
 
     def _shared(self, lease: Lease, child: Child) -> SharedChildOfEra:
         tenant = self._tenant(lease.key.principal)

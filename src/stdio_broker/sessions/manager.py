@@ -7,7 +7,6 @@ through to the last byte; so a place is free again only when the process is real
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import logging
 import random
@@ -25,7 +24,6 @@ from ..protocol.revisions import LATEST
 from ..protocol.to_legacy import initialize_result
 from ..supervisor import Supervisor
 from ..supervisor.restart import Attempt
-from ..telemetry import redact
 from .admission import Admission
 from .eras import OtherEra
 from .facts import ServerFacts, refuses_for_being_modern
@@ -278,9 +276,7 @@ class SessionManager:
 
     async def _start(self, principal: Principal) -> Session:
         session_id = self._ids.mint()
-        config = self._server.config
-        if logger.isEnabledFor(logging.DEBUG):
-            config = dataclasses.replace(config, on_stderr=functools.partial(self._log_stderr, session_id))
+        config = self._server.config_of(session=log_name(session_id))
         child = await self._supervisor.start(config)
         if self._admission.draining:
             await child.stop(eof_grace=0, stop_grace=0)
@@ -353,10 +349,6 @@ class SessionManager:
             self.end(session, "idle")
         else:
             session.idle_timer = self._loop.call_at(due, self._check_idle, session)
-
-    def _log_stderr(self, session_id: str, line: str) -> None:
-        text = redact(line, self._server.secrets)
-        logger.debug("child.stderr", extra={"session": log_name(session_id), "line": text})
 
 
 async def _refuses_for_being_modern(refused: Opened) -> bool:
