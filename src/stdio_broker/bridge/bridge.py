@@ -27,10 +27,10 @@ from ..protocol.jsonrpc import (
 )
 from ..supervisor import Child
 from .channel import Channel
-from .client_streams import ClientStreams
+from .client_streams import ClientSide, ClientStreams
 from .messages import answer_too_long, child_ended, slow_client
 from .settings import Settings
-from .streams import Exchange, MessageStream
+from .streams import Exchange
 
 __all__ = ["Bridge", "BridgeStatistics"]
 
@@ -69,7 +69,7 @@ class BridgeStatistics:
     dropped_messages: int
 
 
-class Bridge:
+class Bridge(ClientSide):
     """The messages of one child, for one client.
 
     Args:
@@ -93,11 +93,6 @@ class Bridge:
     def first_bad_line(self) -> str | None:
         """The start of the first line that was no JSON-RPC: for operators only."""
         return self._channel.first_bad_line
-
-    @property
-    def busy(self) -> bool:
-        """Whether a client that we can reach waits for an answer that the child still owes."""
-        return self._streams.busy
 
     def statistics(self) -> BridgeStatistics:
         """Return a snapshot."""
@@ -167,27 +162,6 @@ class Bridge:
         line = self._correlation.reply(response)
         if line is not None:
             await self._channel.send(line)
-
-    def listen(self) -> MessageStream:
-        """Open the stream of a GET; see `ClientStreams.listen`."""
-        return self._streams.listen()
-
-    def resume(self, event_id: bytes) -> MessageStream:
-        """Go on with the stream that an event was on; see `ClientStreams.resume`.
-
-        Raises:
-            LocalProtocolError: This is no id of an event.
-            EventsLost: The stream cannot be resumed there.
-        """
-        return self._streams.resume(event_id)
-
-    def suspend(self, stream: MessageStream) -> bool:
-        """Say that a client will come back to an exchange; see `ClientStreams.suspend`."""
-        return self._streams.suspend(stream)
-
-    def release(self, stream: MessageStream) -> None:
-        """Say that nobody reads a stream any more; see `ClientStreams.release`."""
-        self._streams.release(stream)
 
     # From the child.
 

@@ -22,7 +22,7 @@ from .events import EventLog, StreamLog
 from .settings import Settings
 from .streams import Exchange, MessageStream
 
-__all__ = ["ClientStreams"]
+__all__ = ["ClientSide", "ClientStreams"]
 
 
 class ClientStreams:
@@ -269,6 +269,38 @@ class ClientStreams:
         self.lost_messages += len(messages)
         if messages:
             self._on_lost(messages)
+
+
+class ClientSide:
+    """What serves the client of one session, whatever is behind it: its streams."""
+
+    _streams: ClientStreams
+
+    @property
+    def busy(self) -> bool:
+        """Whether a client that we can reach, or that may come back, waits for an answer."""
+        return self._streams.busy
+
+    def listen(self) -> MessageStream:
+        """Open the stream of a GET; see `ClientStreams.listen`."""
+        return self._streams.listen()
+
+    def resume(self, event_id: bytes) -> MessageStream:
+        """Go on with the stream that an event was on; see `ClientStreams.resume`.
+
+        Raises:
+            LocalProtocolError: This is no id of an event.
+            EventsLost: The stream cannot be resumed there.
+        """
+        return self._streams.resume(event_id)
+
+    def suspend(self, stream: MessageStream) -> bool:
+        """Say that a client will come back to an exchange; see `ClientStreams.suspend`."""
+        return self._streams.suspend(stream)
+
+    def release(self, stream: MessageStream) -> None:
+        """Say that nobody reads a stream any more; see `ClientStreams.release`."""
+        self._streams.release(stream)
 
 
 def _is_question(message: bytes) -> bool:

@@ -49,12 +49,12 @@ from ..protocol.modern import (
 )
 from ..protocol.to_legacy import read_input_required, result_for_legacy, result_kind, retry_params
 from .bridge import BridgeStatistics
-from .client_streams import ClientStreams
+from .client_streams import ClientSide, ClientStreams
 from .legacy_client import ChildEnded, ClientQuestions, LegacyClient, Refused
 from .messages import child_ended, slow_client
 from .modern_child import ModernChild
 from .settings import Settings
-from .streams import Exchange, MessageStream
+from .streams import Exchange
 from .watching import Watching
 
 __all__ = ["LegacySession"]
@@ -69,7 +69,7 @@ POLL_INTERVALS = (0.05, 0.25)
 _MODERN_METHODS = frozenset({DISCOVER, LISTEN})
 
 
-class LegacySession:
+class LegacySession(ClientSide):
     """The messages of one legacy client, over a modern child. It has the face of a `Bridge`.
 
     Args:
@@ -103,11 +103,6 @@ class LegacySession:
         self._log_level: str | None = None
         self._ended = asyncio.Event()
         self._ending: BridgeBroken | None = None
-
-    @property
-    def busy(self) -> bool:
-        """Whether a client that we can reach waits for an answer."""
-        return self._streams.busy
 
     def statistics(self) -> BridgeStatistics:
         """Return a snapshot. Lines are counted where they are read: at the child, which others share."""
@@ -167,27 +162,6 @@ class LegacySession:
     async def reply(self, response: Response) -> None:
         """Take the client's answer to a question; an answer to nothing is dropped."""
         self._questions.reply(response)
-
-    def listen(self) -> MessageStream:
-        """Open the stream of a GET; see `ClientStreams.listen`."""
-        return self._streams.listen()
-
-    def resume(self, event_id: bytes) -> MessageStream:
-        """Go on with the stream that an event was on; see `ClientStreams.resume`.
-
-        Raises:
-            LocalProtocolError: This is no id of an event.
-            EventsLost: The stream cannot be resumed there.
-        """
-        return self._streams.resume(event_id)
-
-    def suspend(self, stream: MessageStream) -> bool:
-        """Say that a client will come back to an exchange; see `ClientStreams.suspend`."""
-        return self._streams.suspend(stream)
-
-    def release(self, stream: MessageStream) -> None:
-        """Say that nobody reads a stream any more; see `ClientStreams.release`."""
-        self._streams.release(stream)
 
     async def run(self) -> None:
         """Wait until the session is ended."""

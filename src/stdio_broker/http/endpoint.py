@@ -28,11 +28,10 @@ from ..protocol.revisions import MODERN_VERSION, REVISIONS, Era
 from ..sessions import ANONYMOUS, Principal, Session, SessionBridge, SessionManager
 from .batches import check_batch
 from .cors import allow_page, answer_preflight, is_preflight
-from .faults import answer_to
 from .guards import Refused, check_accept, check_content_type, check_host, check_origin
 from .modern import ModernEndpoint, unsupported_version
 from .passing import call, tell
-from .reports import report
+from .reports import answer_fault
 from .settings import Settings
 from .streaming import answer_exchange, stream_exchanges, stream_messages, unless_gone
 from .wire import Headers, HttpRequest, PayloadTooLarge, PeerGone
@@ -95,9 +94,7 @@ class McpEndpoint:
         except PeerGone:
             return
         except (BrokerError, Refused, PayloadTooLarge) as exc:
-            answer = answer_to(exc, request_id)
-            report(exc, answer.status)
-            await request.answer(answer.status, answer.headers, answer.body)
+            await answer_fault(request, exc, request_id)
 
     def _guard(self, request: HttpRequest) -> None:
         check_host(request, self._settings.allowed_hosts)

@@ -1,15 +1,24 @@
-"""What an operator hears of a refused request: a client's own mistakes are its own business."""
+"""What client and operator hear of a request that went wrong; a client's own mistakes are its business."""
 
 import logging
 
 from ..errors import SpawnError, Unavailable
+from .faults import answer_to
+from .wire import HttpRequest
 
-__all__ = ["report"]
+__all__ = ["answer_fault", "report"]
 
 logger = logging.getLogger(__name__)
 
 #: A foreign Host or Origin: an attack, or an --allow-host that is missing.
 OPERATORS_REFUSALS = frozenset({403, 421})
+
+
+async def answer_fault(request: HttpRequest, exc: Exception, request_id: bytes | None) -> None:
+    """Answer with what went wrong, and tell the operator; the arguments are those of `answer_to`."""
+    answer = answer_to(exc, request_id)
+    report(exc, answer.status)
+    await request.answer(answer.status, answer.headers, answer.body)
 
 
 def report(exc: Exception, status: int) -> None:

@@ -24,7 +24,7 @@ from .cors import allow_page, answer_preflight, is_preflight
 from .faults import answer_to
 from .guards import Refused, check_accept, check_content_type, check_host, check_origin
 from .passing import call, tell
-from .reports import report
+from .reports import answer_fault, report
 from .settings import Settings
 from .streaming import STREAM_HEADERS, see_through, write_messages
 from .wire import HttpRequest, PayloadTooLarge, PeerGone
@@ -93,9 +93,7 @@ class SseTransport:
         except PeerGone:
             return
         except (BrokerError, Refused, PayloadTooLarge) as exc:
-            answer = answer_to(exc, request_id)
-            report(exc, answer.status)
-            await request.answer(answer.status, answer.headers, answer.body)
+            await answer_fault(request, exc, request_id)
 
     def _guard(self, request: HttpRequest) -> None:
         check_host(request, self._settings.allowed_hosts)
