@@ -29,6 +29,8 @@ DEFAULTS: Mapping[str, Any] = {
     "eof_grace": 2.0,
     "stop_grace": 5.0,
     "drain_grace": 10.0,
+    "legacy_sse": False,
+    "poll_interval": None,
 }
 
 
@@ -59,6 +61,8 @@ def test_every_option_arrives_where_it_counts() -> None:
         eof_grace=0.25,
         stop_grace=0.75,
         drain_grace=4.5,
+        legacy_sse=True,
+        poll_interval=5.5,
     )
     child = configuration.server.config
     assert (configuration.host, configuration.port, configuration.drain_grace) == ("127.0.0.1", 1234, 4.5)
@@ -66,6 +70,7 @@ def test_every_option_arrives_where_it_counts() -> None:
     assert (child.eof_grace, child.stop_grace, child.max_line_bytes) == (0.25, 0.75, 2002)
     assert configuration.http.max_body_bytes == 1001
     assert configuration.http.path == "/mcp"
+    assert (configuration.http.legacy_sse, configuration.http.poll_interval) == (True, 5.5)
     sessions = configuration.sessions
     assert (sessions.max_sessions, sessions.start_timeout, sessions.idle_timeout) == (3, 1.5, 2.5)
 

@@ -144,6 +144,13 @@ def main() -> None:
     help="Seconds that open calls get to finish at shutdown.",
 )
 @click.option(
+    "--poll-interval",
+    type=_POSITIVE,
+    metavar="SECONDS",
+    help="Close the stream of a call that is silent for this long; its client comes back for the answer "
+    "(SEP-1699). Only for clients of 2025-11-25.  [default: never]",
+)
+@click.option(
     "--legacy-sse",
     is_flag=True,
     help="Serve /sse and /messages too, for clients of 2024-11-05. Deprecated; off unless you need it.",

@@ -77,7 +77,8 @@ def run_configuration(
     eof_grace: float,
     stop_grace: float,
     drain_grace: float,
-    legacy_sse: bool = False,
+    legacy_sse: bool,
+    poll_interval: float | None,
 ) -> Configuration:
     """Return the configuration of `stdio-broker run`.
 
@@ -136,6 +137,7 @@ def run_configuration(
             allowed_origins=frozenset(origin.lower().rstrip("/") for origin in allow_origins),
             max_body_bytes=max_body_bytes,
             legacy_sse=legacy_sse,
+            poll_interval=poll_interval,
         ),
         sessions=settings,
     )

@@ -14,7 +14,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,6 +215,19 @@ def test_scenario_of_the_suite_passes(
     assert any(check["status"] == "SUCCESS" for check in checks), checks
 
 
+async def test_a_stream_that_is_closed_for_a_while_is_polled(tmp_path: Path) -> None:
+    """Scenario `server-sse-polling` (SEP-1699), which the suite does not score; off unless asked for."""
+    which = ("--scenario", "server-sse-polling", "--spec-version", "2025-11-25")
+    async with running_broker(sys.executable, str(SERVER), options=["--poll-interval", "0.02"]) as broker:
+        checks = checks_of(await run_some(broker.url, which, tmp_path), "server-sse-polling")
+    found = {str(check["id"]): check["status"] for check in checks if check["status"] != "INFO"}
+    assert found == {
+        "server-sse-priming-event": "SUCCESS",
+        "server-sse-retry-field": "SUCCESS",
+        "server-sse-disconnect-resume": "SUCCESS",
+    }
+
+
 def checks_of(run: Run, scenario: str) -> list[dict[str, object]]:
     """Return what the suite found; a scenario that broke has left nothing."""
     results = list(run.folder.glob(f"server-{scenario}-20*/checks.json"))
@@ -254,8 +267,12 @@ async def run_suite(url: str, kind: str, revision: str, folder: Path) -> Run:
     """Run the suite once."""
     if revision == MODERN:
         await warm(url)
-    output = folder / f"{kind}-{revision}"
-    command = [NODE, SUITE, "server", *REVISIONS[revision], "--output-dir", str(output), "--url", url]
+    return await run_some(url, REVISIONS[revision], folder / f"{kind}-{revision}")
+
+
+async def run_some(url: str, which: Sequence[str], output: Path) -> Run:
+    """Run the scenarios that some options of the suite name."""
+    command = [NODE, SUITE, "server", *which, "--output-dir", str(output), "--url", url]
     suite = await asyncio.to_thread(
         subprocess.run,
         command,
