@@ -28,10 +28,12 @@ def pytest_sessionstart() -> None:
     """Open what is opened once per process and never closed, before a test can be blamed for it.
 
     That is what libuv opens, and the warden: a process, a thread and a socket. And if these tests run in
-    the background of a shell, SIGINT and SIGQUIT are ignored: for us, and for the children of tests.
+    the background of a shell, SIGINT and SIGQUIT are ignored, and under nohup SIGHUP: for us, and for the
+    children of tests.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     uvloop.new_event_loop().close()
     default_lifeline().watch("-", eof_grace=0, stop_grace=0, orphans="leave", cgroup="")
     default_lifeline().forget("-")
