@@ -138,7 +138,8 @@ async def test_reconnection(ctx: Context) -> ToolAnswer:
     # Only where it serves HTTP itself, with an event store; behind a broker the stream is the broker's.
     if ctx.close_sse_stream is not None:
         await ctx.close_sse_stream()
-    await anyio.sleep(STEP_INTERVAL)
+    # Long enough for a broker to notice that it is silent.
+    await anyio.sleep(10 * STEP_INTERVAL)
     return "Reconnection test completed"
 
 
