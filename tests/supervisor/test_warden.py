@@ -531,6 +531,14 @@ def test_the_warden_starts_with_the_first_child_and_ends_with_the_lifeline() -> 
     lifeline.close()
 
 
+def test_a_new_warden_is_not_told_of_a_child_that_was_taken_back_meanwhile(lifeline: Lifeline) -> None:
+    """Ours: another thread may take a child back while a new warden is told of all of them."""
+    assert watch(lifeline, "a")
+    lifeline.forget("a")
+    lifeline._tell_again("a")  # noqa: SLF001 - as its thread does, a moment too late
+    assert watch(lifeline, "a"), "the warden knows it no more, so it can be watched anew"
+
+
 def test_closing_a_lifeline_that_was_never_used_does_nothing() -> None:
     Lifeline().close()
 
