@@ -92,7 +92,7 @@ def main() -> None:
     default=_SESSIONS.max_sessions,
     show_default=True,
     type=click.IntRange(1),
-    help="Sessions, and so children, at once; more get 503 with Retry-After.",
+    help="Sessions, and children, at once; more get 503 with Retry-After.",
 )
 @click.option(
     "--max-body-bytes",
@@ -113,14 +113,14 @@ def main() -> None:
     default=_SESSIONS.start_timeout,
     show_default=True,
     type=_POSITIVE,
-    help="Seconds that the server has to answer `initialize`.",
+    help="Seconds that the server has to answer its first request.",
 )
 @click.option(
     "--idle-timeout",
     default=_SESSIONS.idle_timeout,
     show_default=True,
     type=_POSITIVE,
-    help="Seconds without a request after which a session ends.",
+    help="Seconds without a request after which a session, or a shared child, ends.",
 )
 @click.option(
     "--eof-grace",
@@ -180,8 +180,9 @@ def run(
 ) -> None:
     """Serve one stdio MCP server over Streamable HTTP, without authentication.
 
-    COMMAND is started once to see that it speaks MCP, then once for every session. It gets a short
-    list of the broker's environment (PATH, HOME, LANG and the like) and what --env names.
+    COMMAND is started once to see that it speaks MCP, then once for every session; clients of
+    2026-07-28, which has no sessions, share one. It gets a short list of the broker's environment
+    (PATH, HOME, LANG and the like) and what --env names.
 
     \b
       stdio-broker run -- mcp-server-git --repository .
