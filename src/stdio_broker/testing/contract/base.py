@@ -21,6 +21,7 @@ __all__ = [
     "TIGHT",
     "Behaviour",
     "Contract",
+    "check_lines",
     "error_of",
     "everything",
     "refusal_of",
@@ -108,6 +109,12 @@ async def still_waits(task: asyncio.Future[T]) -> None:
     await asyncio.wait({task}, timeout=A_MOMENT)
     if task.done():
         raise AssertionError(f"it should wait, but has ended: {task!r}")
+
+
+def check_lines(found: list[bytes], expected: list[bytes]) -> None:
+    """Check long lines. A plain assert would have pytest compare them byte by byte, for minutes."""
+    same = found == expected
+    assert same, f"{len(found)} lines, {sum(map(len, found))} bytes, which are not those that were sent"
 
 
 async def error_of(awaitable: Awaitable[object], kind: type[E]) -> E:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ...errors import ChildGone
 from ...supervisor import Child, Phase
-from .base import A_MOMENT, TIGHT, Behaviour, Contract, error_of, everything, refusal_of, still_waits
+from .base import A_MOMENT, TIGHT, Behaviour, Contract, check_lines, error_of, everything, refusal_of, still_waits
 
 __all__ = ["StdinRules"]
 
@@ -39,7 +39,7 @@ class StdinRules(Contract):
         line = bytes(range(32, 127)) * 5000
         async with self.running(Behaviour.ECHOES, TIGHT) as child:
             await child.stdin.send(line)
-            assert await child.stdout.receive() == line
+            check_lines([await child.stdout.receive()], [line])
 
     async def test_many_senders_never_interleave_their_lines(self) -> None:
         """Any number of tasks may send."""
@@ -47,7 +47,7 @@ class StdinRules(Contract):
         async with self.running(Behaviour.ECHOES, TIGHT) as child, asyncio.TaskGroup() as senders:
             for line in lines:
                 senders.create_task(child.stdin.send(line))
-            assert sorted([await child.stdout.receive() for _ in lines]) == lines
+            check_lines(sorted([await child.stdout.receive() for _ in lines]), lines)
 
     async def test_who_sends_waits_while_nobody_reads_what_the_child_says(self) -> None:
         """Back-pressure is one chain: unread stdout blocks the child, which then reads no stdin."""
@@ -56,7 +56,7 @@ class StdinRules(Contract):
             assert not child.stdin.send_nowait(b"overtakes")
             # Below the mark there was room for one more line.
             assert child.stdin.unwritten_bytes <= 1000 + LINE_BYTES
-            assert [await child.stdout.receive() for _ in sent] == sent
+            check_lines([await child.stdout.receive() for _ in sent], sent)
             await waiting
             assert await child.stdout.receive() == b"waits"
 
@@ -69,7 +69,7 @@ class StdinRules(Contract):
             received = [await child.stdout.receive() for _ in sent]
             received += [await child.stdout.receive() for _ in range(6)]
             await asyncio.gather(first, *others)
-            assert received == [*sent, b"waits", b"0", b"1", b"2", b"3", b"4"]
+            check_lines(received, [*sent, b"waits", b"0", b"1", b"2", b"3", b"4"])
 
     async def test_a_send_that_is_cancelled_while_it_waits_sends_nothing(self) -> None:
         """A line is accepted whole or not at all, and the turn goes to the next."""
@@ -80,7 +80,7 @@ class StdinRules(Contract):
             giving_up.cancel()
             await asyncio.wait({giving_up})
             assert giving_up.cancelled()
-            assert [await child.stdout.receive() for _ in sent] == sent
+            check_lines([await child.stdout.receive() for _ in sent], sent)
             assert await child.stdout.receive() == b"patient"
             await patient
 
