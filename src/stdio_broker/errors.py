@@ -7,7 +7,8 @@ never carry a secret, a message body or a child's stderr.
     BrokerError
     ├── ConfigError                 mistakes in options or files, all of them at once
     ├── SpawnError                  the command could not be started
-    │   └── CapacityError           nothing is wrong with it: a limit of the system is reached
+    │   ├── CapacityError           nothing is wrong with it: a limit of the system is reached
+    │   └── IsolationUnavailable    this machine cannot isolate it as asked
     ├── ChildError
     │   ├── ChildGone               the child's stdin is closed: it was stopped or has ended
     │   ├── ChildExitError          the child ended badly
@@ -20,9 +21,15 @@ never carry a secret, a message body or a child's stderr.
     ├── StartTimeout                the child did not answer `initialize` in time
     ├── BridgeBroken                the child ended under an exchange
     ├── SessionNotFound             unknown, ended, or somebody else's: all look alike
+    ├── Unauthenticated             nobody we know, or not any more: all look alike
+    ├── Forbidden                   somebody we know, who may not use this
+    ├── CredentialMissing           the principal has no credential for the server
+    ├── StorageError                the database cannot be used, or did not answer
     └── Unavailable                 not now; a later try may succeed
         ├── LimitReached            an admission limit is reached
+        │   └── TooManyRequests     the principal's own: others are not affected
         ├── ServerFailing           the server keeps failing, and is left alone for a while
+        ├── CredentialUnavailable   the source of credentials does not answer
         └── Draining                we are shutting down
 """
 
@@ -34,8 +41,12 @@ __all__ = [
     "ChildExitError",
     "ChildGone",
     "ConfigError",
+    "CredentialMissing",
+    "CredentialUnavailable",
     "Draining",
     "EndOfOutput",
+    "Forbidden",
+    "IsolationUnavailable",
     "LimitReached",
     "LineTooLong",
     "LocalProtocolError",
@@ -46,6 +57,9 @@ __all__ = [
     "SessionNotFound",
     "SpawnError",
     "StartTimeout",
+    "StorageError",
+    "TooManyRequests",
+    "Unauthenticated",
     "Unavailable",
 ]
 
@@ -96,6 +110,18 @@ class CapacityError(SpawnError):
         self.resource = resource
         self.used = used
         self.limit = limit
+
+
+class IsolationUnavailable(SpawnError):
+    """This machine cannot isolate a child as the operator asked; weaker than asked is not an answer.
+
+    Attributes:
+        level: The level of isolation that was asked for.
+    """
+
+    def __init__(self, command: str, reason: str, *, level: str) -> None:
+        super().__init__(command, f"isolation {level!r} is not available here: {reason}")
+        self.level = level
 
 
 class ChildError(BrokerError):
@@ -193,6 +219,8 @@ class BridgeBroken(BrokerError):
 
     Attributes:
         reason: What happened, as a constant that programs can compare.
+        retryable: Whether the same request, sent again as it is, gets another child. The first one may
+            have been carried out all the same: nobody knows, so nothing is ever sent twice for a client.
         code: The child's exit code, or None.
         signal: Number of the signal that ended it, or None.
     """
@@ -202,22 +230,33 @@ class BridgeBroken(BrokerError):
         message: str,
         *,
         reason: str = "server process ended",
+        retryable: bool = True,
         code: int | None = None,
         signal: int | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
+        self.retryable = retryable
         self.code = code
         self.signal = signal
 
     def data(self) -> dict[str, object]:
         """Return the `data` of the JSON-RPC error that tells a client."""
-        facts = {"reason": self.reason, "exitCode": self.code, "signal": self.signal}
-        return {name: value for name, value in facts.items() if value is not None}
+        facts = {"exitCode": self.code, "signal": self.signal}
+        told = {name: value for name, value in facts.items() if value is not None}
+        return {"reason": self.reason, "retryable": self.retryable, **told}
 
     def again(self) -> "BridgeBroken":
         """Return the same, to be raised once more: each raise has a traceback of its own."""
-        return BridgeBroken(str(self), reason=self.reason, code=self.code, signal=self.signal)
+        return BridgeBroken(
+            str(self), reason=self.reason, retryable=self.retryable, code=self.code, signal=self.signal
+        )
+
+    def final(self) -> "BridgeBroken":
+        """Return the same, where the session ends with its child."""
+        return BridgeBroken(
+            str(self), reason=self.reason, retryable=False, code=self.code, signal=self.signal
+        )
 
 
 class SessionNotFound(BrokerError):
@@ -225,6 +264,40 @@ class SessionNotFound(BrokerError):
 
     def __init__(self) -> None:
         super().__init__("no such session: it is unknown or has ended; send `initialize` to open a new one")
+
+
+class Unauthenticated(BrokerError):
+    """The request proves no identity. An unknown, an expired and a revoked proof look alike.
+
+    Attributes:
+        presented: Whether there was a proof at all (RFC 6750, section 3.1: without one, no error code).
+    """
+
+    def __init__(self, *, presented: bool) -> None:
+        found = "the one presented is not valid" if presented else "found none"
+        super().__init__(f"expected a bearer key in the Authorization header; {found}")
+        self.presented = presented
+
+
+class Forbidden(BrokerError):
+    """The principal may not use this server, or there is none of this name: both look alike."""
+
+    def __init__(self, server: str) -> None:
+        super().__init__(f"this key may not use a server {server!r}")
+
+
+class CredentialMissing(BrokerError):
+    """The principal has no credential for a server."""
+
+    def __init__(self, server: str) -> None:
+        super().__init__(f"you have no credential for the server {server!r}; its operator can give you one")
+
+
+class StorageError(BrokerError):
+    """The database cannot be used, or did not answer. Says nothing of its URL, which may hold a password."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the storage cannot be used: {reason}")
 
 
 class Unavailable(BrokerError):
@@ -241,6 +314,19 @@ class Unavailable(BrokerError):
 
 class LimitReached(Unavailable):
     """An admission limit is reached."""
+
+
+class TooManyRequests(LimitReached):
+    """A limit of the principal's own is reached. Others are not affected."""
+
+
+class CredentialUnavailable(Unavailable):
+    """The source of credentials did not answer, or not with a credential."""
+
+    def __init__(self, server: str, *, retry_after: float) -> None:
+        super().__init__(
+            f"your credential for the server {server!r} cannot be had now", retry_after=retry_after
+        )
 
 
 class ServerFailing(Unavailable):

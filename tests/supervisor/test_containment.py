@@ -69,13 +69,13 @@ def descendant(kind: str, tag: str) -> list[str]:
     return command(mode, *(tag if argument == "TAG" else argument for argument in arguments))
 
 
-async def start_parent(kind: str, tag: str, level: Level) -> Child:
+async def start_parent(kind: str, tag: str, level: Level, *, warden: bool = True) -> Child:
     """Start a child that forks once it has been started altogether.
 
     One that forks at once may lose a bare daemon before it is in its control group: see the documentation.
     """
     held = ["sh", "-c", 'read go; exec "$@"', "sh", *descendant(kind, tag)]
-    child = await start(Config(cmd=held, containment=level))
+    child = await start(Config(cmd=held, containment=level, warden=warden))
     await child.stdin.send(b"go")
     await ready_line(child)
     return child
@@ -555,7 +555,7 @@ async def test_without_a_warden_nobody_hunts(tag: str) -> None:
 
 
 async def test_without_a_warden_the_levels_that_hold_everybody_hold_everybody(level: Level, tag: str) -> None:
-    child = await start_ready(Config(cmd=descendant("bare-daemon", tag), containment=level, warden=False))
+    child = await start_parent("bare-daemon", tag, level, warden=False)
     await child.stop()
     assert find_tagged(tag) == set()
 

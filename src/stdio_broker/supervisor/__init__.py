@@ -21,6 +21,7 @@ from ..errors import (
     ChildExitError,
     ChildGone,
     EndOfOutput,
+    IsolationUnavailable,
     LineTooLong,
     NotExited,
     SpawnError,
@@ -28,8 +29,13 @@ from ..errors import (
 from .child import Child, start
 from .config import Config, Level
 from .descriptors import raise_descriptor_limit
+from .dumps import forbid_dumps
 from .environment import MINIMAL, build_environment
+from .isolation import Isolation, IsolationLevel, isolate
+from .isolation import probe as probe_isolation
+from .isolation_description import describe as describe_isolation
 from .lifecycle import State
+from .limits import Limits
 from .restart import Breaker, BreakerState, BreakerStatistics, RestartPolicy, RestartsExhausted
 from .signals import drop_inherited_ignores
 from .splitter import OversizeLine
@@ -51,7 +57,11 @@ __all__ = [
     "Config",
     "EndOfOutput",
     "ExitStatus",
+    "Isolation",
+    "IsolationLevel",
+    "IsolationUnavailable",
     "Level",
+    "Limits",
     "LineReader",
     "LineTooLong",
     "LineWriter",
@@ -65,7 +75,11 @@ __all__ = [
     "Supervisor",
     "SupervisorStatistics",
     "build_environment",
+    "describe_isolation",
     "drop_inherited_ignores",
+    "forbid_dumps",
+    "isolate",
+    "probe_isolation",
     "raise_descriptor_limit",
     "start",
 ]

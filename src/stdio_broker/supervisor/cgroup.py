@@ -18,6 +18,7 @@ proc_pid_mountinfo(5); cgroup_namespaces(7).
 
 import atexit
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -25,12 +26,13 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from .controllers import enable, place_with
 from .warden_process import MAX_ENVIRONMENT_BYTES, PROC, remove_group
 
-__all__ = ["Cgroup", "CgroupFolder", "default_folder"]
+__all__ = ["Cgroup", "CgroupFolder", "default_folder", "limiting_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,9 @@ LOOK_INTERVAL = 0.005
 
 #: States of a process that runs no more.
 _ENDED = {b"Z", b"X"}
+
+#: A limit that there is none of where the kernel counts no swap.
+_OPTIONAL = {"memory.swap.max"}
 
 #: The parent of the kernel's own threads.
 _KTHREADD = 2
@@ -94,6 +99,19 @@ class Cgroup:
                 with contextlib.suppress(OSError):  # it has ended
                     self._move(stray)
         return False
+
+    def limit(self, limits: Mapping[str, int]) -> None:
+        """Limit what may be used in it.
+
+        Raises:
+            OSError: It has not the controllers for that.
+        """
+        for name, value in limits.items():
+            try:
+                self._write(name, b"%d" % value)
+            except OSError as exc:
+                if name not in _OPTIONAL or exc.errno != errno.ENOENT:
+                    raise OSError(f"its {name} cannot be set to {value}: {exc.strerror}") from exc
 
     def kill(self) -> None:
         """Kill everybody in it."""
@@ -212,10 +230,12 @@ class CgroupFolder:
 
     Args:
         proc: The folder of our own process in /proc.
+        controllers: What its groups must be able to limit.
     """
 
-    def __init__(self, proc: Path = PROC / "self") -> None:
+    def __init__(self, proc: Path = PROC / "self", *, controllers: Collection[str] = ()) -> None:
         self._proc = proc
+        self._controllers = controllers
         self._lock = threading.Lock()
         self._looked = False
         self._path: Path | None = None
@@ -225,8 +245,12 @@ class CgroupFolder:
         #: Groups in which somebody has outlived SIGKILL: as many as there are such children.
         self._populated: list[Cgroup] = []
 
-    def make(self, name: str) -> Cgroup:
+    def make(self, name: str, *, limits: Mapping[str, int] | None = None) -> Cgroup:
         """Make a group.
+
+        Args:
+            name: Its name.
+            limits: What it limits: its files, and what to write to them.
 
         Raises:
             OSError: Control groups cannot be used here, and the message says why; one with a number
@@ -238,7 +262,13 @@ class CgroupFolder:
             self._populated = [group for group in self._populated if not group.remove()]
         if self._path is None or self._why_not:
             raise OSError(self._why_not)
-        return _make(self._path, name)
+        group = _make(self._path, name)
+        try:
+            group.limit(limits or {})
+        except OSError:
+            group.remove()
+            raise
+        return group
 
     def remove(self, group: Cgroup) -> bool:
         """Remove a group; False if somebody is in it, and then it is removed when he has gone."""
@@ -273,7 +303,7 @@ class CgroupFolder:
 
     def _look(self) -> None:
         try:
-            self._path = _make_folder(self._proc)
+            self._path = _make_folder(self._proc, self._controllers)
         except OSError as exc:
             if exc.errno is not None:  # no descriptors are left, and next time there may be some
                 raise
@@ -281,16 +311,19 @@ class CgroupFolder:
         self._looked = True
 
 
-def _make_folder(proc: Path) -> Path:
+def _make_folder(proc: Path, controllers: Collection[str]) -> Path:
     """Make a folder for groups.
 
     Raises:
         OSError: Groups would be of no use here; the message says why.
     """
     own = _own_group(proc)
-    folder = _make(own, f"stdio-broker-{os.getpid()}-{secrets.token_hex(4)}")
+    above = place_with(own, controllers) if controllers else own
+    folder = _make(above, f"stdio-broker-{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        _check(own, folder.path)
+        _check(above, folder.path)
+        if controllers:
+            enable(folder.path, controllers)
     except OSError:
         folder.remove()
         raise
@@ -368,6 +401,9 @@ def _read(path: Path | str, size: int = 64 * 1024) -> bytes:
 _default: CgroupFolder | None = None
 _default_lock = threading.Lock()
 
+#: Those whose groups have controllers, by which ones: there are three.
+_limiting: dict[frozenset[str], CgroupFolder] = {}
+
 
 def default_folder() -> CgroupFolder:
     """Return the folder of this process."""
@@ -378,14 +414,23 @@ def default_folder() -> CgroupFolder:
         return _default
 
 
+def limiting_folder(controllers: frozenset[str]) -> CgroupFolder:
+    """Return the folder of this process whose groups have these controllers."""
+    with _default_lock:
+        if controllers not in _limiting:
+            _limiting[controllers] = CgroupFolder(controllers=controllers)
+        return _limiting[controllers]
+
+
 def _forget_after_fork() -> None:
     global _default, _default_lock
     _default, _default_lock = None, threading.Lock()
+    _limiting.clear()
 
 
 def _close_at_exit() -> None:
-    if _default is not None:
-        _default.close()
+    for folder in filter(None, (_default, *_limiting.values())):
+        folder.close()
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

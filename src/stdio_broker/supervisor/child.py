@@ -9,6 +9,7 @@ or reported. It knows no protocol.
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -26,6 +27,7 @@ from .status import ExitStatus, Phase
 from .stderr import StderrPump
 from .stdin import LineWriter
 from .stdout import LineReader
+from .temporary import Temporary
 from .tree import ProcessTree
 
 __all__ = ["Child", "start"]
@@ -64,7 +66,8 @@ async def start(
         spawner = spawner or default_spawner()
     except RuntimeError as exc:
         raise _no_thread(argv[0], f"the system refused a thread to start it: {exc}") from exc
-    spawned = await spawner.spawn(argv, env=env, cwd=cwd, containment=contain(config))
+    containment = Temporary(contain(config)) if config.private_tmp else contain(config)
+    spawned = await spawner.spawn(argv, env=env, cwd=cwd, containment=containment, limits=config.limits)
     try:
         return Child(config, spawned, spawner, on_done)
     except (OSError, RuntimeError) as exc:
@@ -378,7 +381,8 @@ class Child:
     def _reap(self) -> Waited:
         self._enter(State.REAP)
         self._pid = None
-        return self._tree.reap()
+        waited = self._tree.reap()
+        return _as_signal(waited) if self._config.signal_codes else waited
 
     async def _outlive_descendants(self) -> bool:
         """Wait until what was swept is gone; return whether any of it has outlived `kill_grace`."""
@@ -445,6 +449,13 @@ class Child:
             finally:
                 if timer is not None:
                     timer.cancel()
+
+
+def _as_signal(waited: Waited) -> Waited:
+    """Return the end that an exit code of 128 + N stands for."""
+    if waited.code is None or (number := waited.code - 128) not in signal.valid_signals():
+        return waited
+    return Waited(code=None, signal=number, core=False)
 
 
 def _report(pid: int | None, status: ExitStatus) -> None:

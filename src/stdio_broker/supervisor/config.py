@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from .limits import Limits
+
 __all__ = ["Config", "Level", "StderrCallback"]
 
 StderrCallback = Callable[[str], None]
@@ -56,6 +58,11 @@ class Config:
             MB of them its own).
         warden: Whether a companion process ends the child should this process be killed, and hunts
             what left the group. There is one for all children; without it neither is done.
+        limits: What the child may use; None touches nothing. With `memory_bytes` or `processes` it
+            gets a control group whatever `containment` says, or does not start.
+        signal_codes: Whether an exit code of 128 + N means that signal N ended the child: so say
+            programs that run another one for it (bwrap, container engines, shells).
+        private_tmp: Whether TMPDIR is a directory of the child's own, removed with it. Costs a descriptor.
 
     Raises:
         ValueError: A value is out of range; the message names the field, and what it expects.
@@ -80,6 +87,9 @@ class Config:
     orphans: Literal["kill", "leave"] = "kill"
     containment: Level = "auto"
     warden: bool = True
+    limits: Limits | None = None
+    signal_codes: bool = False
+    private_tmp: bool = False
 
     def __post_init__(self) -> None:
         """Check every field; the first mistake is named."""
@@ -109,6 +119,8 @@ class Config:
             )
         if self.orphans == "leave" and self.containment in {"cgroup", "shim"}:
             raise ValueError(f'orphans: expected "kill" with containment "{self.containment}", found "leave"')
+        if self.limits is not None and self.limits.controllers:
+            _check_group(self.containment, self.orphans)
 
 
 def _check_command(cmd: Sequence[str | os.PathLike[str]]) -> None:
@@ -122,6 +134,15 @@ def _check_command(cmd: Sequence[str | os.PathLike[str]]) -> None:
         raise ValueError("cmd: expected a program, found an empty string")
     if any("\0" in argument for argument in arguments):
         raise ValueError("cmd: an argument contains a NUL character, which no program can receive")
+
+
+def _check_group(containment: Level, orphans: str) -> None:
+    """Check that the child can get the control group that its limits take."""
+    why = "with limits of memory_bytes or processes"
+    if containment not in {"auto", "cgroup"}:
+        raise ValueError(f'containment: expected "auto" or "cgroup" {why}, found "{containment}"')
+    if orphans == "leave":
+        raise ValueError(f'orphans: expected "kill" {why}, found "leave"')
 
 
 def _check_inherited(names: str | Collection[str]) -> None:

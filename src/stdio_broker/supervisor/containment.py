@@ -23,9 +23,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from . import shim_process
-from .cgroup import Cgroup, CgroupFolder, default_folder
+from .cgroup import Cgroup, CgroupFolder, default_folder, limiting_folder
 from .config import Config
-from .descriptors import restore_descriptor_limit
 from .warden import Lifeline, default_lifeline, new_key
 from .warden_process import MARK
 
@@ -114,6 +113,11 @@ class Contained:
         self._lifeline = lifeline
         self._folder = folder
         self._cgroup: Cgroup | None = None
+        limits = config.limits
+        #: What its control group limits, as the kernel names it.
+        self._limits: Mapping[str, int] = {} if limits is None else limits.of_group()
+        #: Whether it is not started without a control group.
+        self._group_required = config.containment == "cgroup" or bool(self._limits)
         #: Whether somebody may be outside of its control group.
         self._escaped = False
 
@@ -121,9 +125,9 @@ class Contained:
         """Mark it, make its control group, and announce it to the warden."""
         if self._folder is not None:
             try:
-                self._cgroup = self._folder.make(self.key)
+                self._cgroup = self._folder.make(self.key, limits=self._limits)
             except OSError as exc:
-                if self._config.containment == "cgroup" or exc.errno is not None:
+                if self._group_required or exc.errno is not None:
                     raise
                 self._folder.report(exc)
         if self._lifeline is not None:
@@ -148,7 +152,7 @@ class Contained:
                 if exc.errno in _FULL:
                     raise
                 why = OSError(f"it cannot be put into its control group: {exc.strerror}")
-                if self._config.containment == "cgroup":
+                if self._group_required:
                     raise why from exc
                 self._folder.give_up(why)
                 self._folder.remove(self._cgroup)
@@ -217,12 +221,11 @@ class Shimmed:
         ]
         return [*shim, "--", *argv], env
 
-    def adopt(self, pid: int, pidfd: int | None) -> None:
+    def adopt(self, _pid: int, pidfd: int | None) -> None:
         """Have the command started, and wait until it runs: as long as its exec takes."""
         self._pidfd = pidfd
         os.close(self._theirs)  # else we could not see that the shim ends without a word
         self._theirs = -1
-        restore_descriptor_limit(pid)  # which the command inherits
         self._tell(b"G")
         os.set_blocking(self._control, True)
         answer = b""
@@ -274,5 +277,10 @@ def contain(config: Config) -> Containment:
     return Contained(
         config,
         default_lifeline() if config.warden else None,
-        default_folder() if wanted else None,
+        _folder(config) if wanted else None,
     )
+
+
+def _folder(config: Config) -> CgroupFolder:
+    controllers = config.limits.controllers if config.limits is not None else frozenset()
+    return limiting_folder(controllers) if controllers else default_folder()

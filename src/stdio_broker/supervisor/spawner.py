@@ -27,6 +27,7 @@ from ..errors import SpawnError
 from .capacity import refusal, refuse_when_full
 from .containment import Containment, Uncontained
 from .descriptors import restore_descriptor_limit
+from .limits import Limits, apply_limits
 from .signals import nothing_blocked
 
 __all__ = ["Spawned", "Spawner", "default_spawner"]
@@ -75,15 +76,21 @@ class _Job:
     drops what it was given.
     """
 
-    __slots__ = ("_left", "_lock", "argv", "containment", "cwd", "env", "outcome", "settled")
+    __slots__ = ("_left", "_lock", "argv", "containment", "cwd", "env", "limits", "outcome", "settled")
 
     def __init__(
-        self, argv: Sequence[str], env: Mapping[str, str], cwd: str | None, containment: Containment
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str | None,
+        containment: Containment,
+        limits: Limits | None,
     ) -> None:
         self.argv = argv
         self.env = env
         self.cwd = cwd
         self.containment = containment
+        self.limits = limits
         self.settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.outcome: Spawned | Exception | None = None
         self._left = False
@@ -135,6 +142,7 @@ class Spawner:
         env: Mapping[str, str],
         cwd: str | None,
         containment: Containment | None = None,
+        limits: Limits | None = None,
     ) -> Spawned:
         """Start a program in a session of its own.
 
@@ -145,6 +153,7 @@ class Spawner:
             env: Its whole environment.
             cwd: Its working directory; None is ours.
             containment: What shall hold its descendants; None is nothing.
+            limits: What it may use; None leaves it what we may.
 
         Raises:
             CapacityError: Too few descriptors or processes are left.
@@ -153,7 +162,7 @@ class Spawner:
         """
         if self._closed:
             raise RuntimeError("the spawner is closed")
-        job = _Job(argv, env, cwd, containment or Uncontained())
+        job = _Job(argv, env, cwd, containment or Uncontained(), limits)
         self._jobs.put(job)
         try:
             await job.settled
@@ -226,6 +235,11 @@ def _spawn(job: _Job) -> Spawned:
         pidfd = None
         try:
             pidfd = _open_pidfd(pid)
+            # First of all: to put it into a control group may take 10 ms. What it forks by then, and
+            # the command behind a shim, inherit them.
+            restore_descriptor_limit(pid)
+            if job.limits is not None:
+                apply_limits(job.limits, pid)
             job.containment.adopt(pid, pidfd)
         except OSError as exc:
             undo.pop_all().close()
@@ -235,7 +249,6 @@ def _spawn(job: _Job) -> Spawned:
             _end(None if lost else pid, job.containment)
             _close(pidfd)
             raise
-        restore_descriptor_limit(pid)
         undo.pop_all()
         for end in (child_stdin, child_stdout, child_stderr):
             os.close(end)

@@ -113,8 +113,9 @@ async def still_waits(task: asyncio.Future[T]) -> None:
 
 def check_lines(found: list[bytes], expected: list[bytes]) -> None:
     """Check long lines. A plain assert would have pytest compare them byte by byte, for minutes."""
-    same = found == expected
-    assert same, f"{len(found)} lines, {sum(map(len, found))} bytes, which are not those that were sent"
+    if found != expected:
+        found_bytes = sum(map(len, found))
+        raise AssertionError(f"{len(found)} lines, {found_bytes} bytes, which are not those that were sent")
 
 
 async def error_of(awaitable: Awaitable[object], kind: type[E]) -> E:

@@ -6,7 +6,17 @@ from dataclasses import replace
 
 from ...errors import ChildGone
 from ...supervisor import Child, Phase
-from .base import A_MOMENT, TIGHT, Behaviour, Contract, check_lines, error_of, everything, refusal_of, still_waits
+from .base import (
+    A_MOMENT,
+    TIGHT,
+    Behaviour,
+    Contract,
+    check_lines,
+    error_of,
+    everything,
+    refusal_of,
+    still_waits,
+)
 
 __all__ = ["StdinRules"]
 
