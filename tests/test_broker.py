@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -12,26 +13,38 @@ from typing import Any
 import pytest
 
 from stdio_broker.broker import Ready, Shutdown, serve
-from stdio_broker.config import Configuration
+from stdio_broker.config import Configuration, ServerConfiguration
 from stdio_broker.errors import BrokerError, SpawnError
 from stdio_broker.http import LOOPBACK_HOSTS, bind
 from stdio_broker.http import Settings as HttpSettings
 from stdio_broker.sessions import ProbeFailed, ServerRecipe
 from stdio_broker.sessions import Settings as SessionSettings
-from stdio_broker.supervisor import Config
+from stdio_broker.supervisor import Config, Isolation
 from tests.support.edge import child_config
 from tests.support.mcp_client import McpClient, message_in
 from tests.support.processes import children_of, wait_until
 
 
-def configuration(config: Config | None = None, **options: Any) -> Configuration:  # noqa: ANN401 - passed on
+def _server(config: Config | None, settings: SessionSettings) -> ServerConfiguration:
+    recipe = ServerRecipe("child", config or child_config())
+    # A session ends with its child.
+    settings = dataclasses.replace(settings, recovery="end")
+    return ServerConfiguration(recipe=recipe, sessions=settings, isolation=Isolation(level="none"))
+
+
+def configuration(
+    config: Config | None = None,
+    *,
+    settings: SessionSettings | None = None,
+    **options: Any,  # noqa: ANN401 - passed on
+) -> Configuration:
     """Return the configuration of a broker on a free port."""
     return Configuration(
         **{
             "host": "127.0.0.1",
             "port": 0,
             "drain_grace": 10.0,
-            "server": ServerRecipe("child", config or child_config()),
+            "servers": (_server(config, settings or SessionSettings()),),
             **options,
         }
     )
@@ -53,7 +66,7 @@ class Running:
 
     @property
     def url(self) -> str:
-        return self.ready[0].url
+        return f"{self.ready[0].url}/mcp"
 
     async def ended(self, timeout: float = 10.0) -> None:
         async with asyncio.timeout(timeout):
@@ -88,7 +101,9 @@ async def test_it_announces_once_when_requests_are_answered() -> None:
         await client.open()
         assert await client.ask("echo", text="hello") == "hello"
         assert len(broker.ready) == 1
-        assert broker.ready[0].agreement.name == "mcp-child"
+        agreement = broker.ready[0].agreement
+        assert agreement is not None
+        assert agreement.name == "mcp-child"
 
 
 async def test_the_trial_child_is_gone_before_it_serves() -> None:
@@ -122,7 +137,7 @@ async def test_a_server_that_does_not_start_is_an_error_and_the_port_is_free_aga
     with contextlib.closing(bind("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     settings = SessionSettings(start_timeout=0.3)
-    await failure(configuration(config, port=port, sessions=settings), kind)
+    await failure(configuration(config, port=port, settings=settings), kind)
     bind("127.0.0.1", port).close()
 
 

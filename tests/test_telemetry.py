@@ -14,7 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stdio_broker.telemetry import LogFormat, LogLevel, configure_logging, printable, redact
+from stdio_broker.telemetry import (
+    MIN_PART_CHARS,
+    LogFormat,
+    LogLevel,
+    Redaction,
+    configure_logging,
+    printable,
+    redact,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +174,45 @@ def test_redacted_text_holds_no_part_of_a_secret(order: int) -> None:
     """design.md, 6.8; also where one secret begins like another, in whatever order they come."""
     secrets = ["hunter2", "hunter2-and-more"][::order]
     assert redact("token hunter2-and-more, hunter2.", secrets) == "token [redacted], [redacted]."
+
+
+def test_a_key_for_this_broker_is_redacted_whosever_it_is() -> None:
+    """Threat T24: a user may paste one into a call, and a server logs what it is called with."""
+    key = "stdiob_key_" + "aZ9" * 16 + "q"
+    assert redact(f"Authorization: Bearer {key}, again {key[:20]}", []) == (
+        "Authorization: Bearer [redacted], again [redacted]"
+    )
+
+
+@given(
+    secret=st.text("abcdefghijklmnop", min_size=8, max_size=40),
+    before=st.text("xyz ", max_size=90),
+    after=st.text("xyz ", max_size=90),
+    size=st.integers(40, 80),
+)
+def test_of_a_secret_that_is_cut_in_two_next_to_nothing_is_left(
+    secret: str, before: str, after: str, size: int
+) -> None:
+    """design.md, 6.8: lines that are too long come in pieces, and what is kept of them is shortened."""
+    whole = before + secret + after
+    redaction = Redaction([secret], cut_bytes=size)
+    shown = [redaction.line(whole[start : start + size]) for start in range(0, len(whole), size)]
+    left = "".join(shown).replace("[redacted]", "")
+    assert sum(letter in "abcdefghijklmnop" for letter in left) < 2 * MIN_PART_CHARS
+    assert "".join(letter for letter in left if letter in "xyz ") == before + after
+
+
+def test_a_line_that_is_not_cut_is_left_alone_at_its_ends() -> None:
+    """Ours: words that begin or end like a secret are words."""
+    redaction = Redaction(["hunter2-token"], cut_bytes=1000)
+    assert [redaction.line("a big hunter"), redaction.line("token")] == ["a big hunter", "token"]
+
+
+def test_a_cut_counts_bytes() -> None:
+    """Ours: a piece is so many bytes, in whatever alphabet."""
+    redaction = Redaction(["hunter2-token"], cut_bytes=17)
+    assert redaction.line("äöüä hunter2-") == "äöüä [redacted]"
+    assert redaction.line("token") == "[redacted]"
 
 
 def test_text_without_secrets_is_left_alone() -> None:

@@ -155,7 +155,6 @@ class Rig:
     async def aclose(self) -> None:
         """End everything; fail if a task is left, or has failed."""
         self.session.fail(BridgeBroken("over", reason="over"))
-        await self.session.run()
         for fake, _ in self._modern:
             fake.exit()
         async with asyncio.timeout(1000):

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stdio_broker.bridge import Bridge, Exchange, MessageStream, Settings, StreamEnded
-from stdio_broker.bridge.bridge import UNRELATED
 from stdio_broker.bridge.channel import BAD_LINE_BYTES, EXIT_STATUS_TIMEOUT
+from stdio_broker.bridge.link import UNRELATED
 from stdio_broker.errors import BridgeBroken, ChildGone, LimitReached
 from stdio_broker.protocol.jsonrpc import (
     INTERNAL_ERROR,
@@ -100,8 +100,14 @@ class _Rig:
 async def _bridged(**bounds: int) -> AsyncIterator[_Rig]:
     child = FakeChild()
     idle: list[bool] = []
-    bridge = Bridge(child, Settings(**bounds), on_idle=lambda: idle.append(True))
-    running = asyncio.create_task(bridge.run())
+    bridge = Bridge(Settings(**bounds), on_idle=lambda: idle.append(True))
+    link = bridge.join(child)
+    bridge.use(link)
+
+    async def run() -> None:
+        bridge.fail(await bridge.run(link))
+
+    running = asyncio.create_task(run())
     await child.stdout.wait_wanted()
     try:
         yield _Rig(bridge, child, running, idle)
@@ -805,7 +811,7 @@ async def test_the_end_of_the_child_fails_every_open_call_at_once_and_says_how(
             assert error["id"] == str(number)
             assert error["error"]["code"] == INTERNAL_ERROR
             assert words in error["error"]["message"]
-            assert error["error"]["data"] == {"reason": "server process ended", **facts}
+            assert error["error"]["data"] == {"reason": "server process ended", "retryable": False, **facts}
             assert exchange.complete
         with pytest.raises(StreamEnded):
             await get.receive(1)
@@ -836,7 +842,7 @@ def test_a_child_that_closes_its_output_and_lives_on_fails_its_calls_after_a_mom
             assert json.loads(answer)["error"] == {
                 "code": INTERNAL_ERROR,
                 "message": "the server closed its output",
-                "data": {"reason": "server closed its output"},
+                "data": {"reason": "server closed its output", "retryable": False},
             }
 
     run_in_virtual_time(main())
@@ -878,7 +884,7 @@ async def test_a_bridge_can_be_failed_while_its_child_lives() -> None:
         assert json.loads(answer)["error"] == {
             "code": INTERNAL_ERROR,
             "message": "the session has ended",
-            "data": {"reason": "session ended"},
+            "data": {"reason": "session ended", "retryable": False},
         }
         with pytest.raises(BridgeBroken, match="the session has ended"):
             await rig.call()

@@ -213,7 +213,7 @@ async def test_the_end_tells_how_the_child_ended(
         assert len(rig.heard.messages) == 1
         assert str(ending).startswith("the server process ")
         assert str(status) in str(ending), words
-        assert ending.data() == {"reason": "server process ended", **data}
+        assert ending.data() == {"reason": "server process ended", "retryable": True, **data}
 
 
 def test_a_child_that_closes_its_output_and_lives_on_is_as_good_as_dead() -> None:
@@ -225,7 +225,7 @@ def test_a_child_that_closes_its_output_and_lives_on_is_as_good_as_dead() -> Non
             child.stdout.end()
             ending = await rig.running
             assert asyncio.get_running_loop().time() == pytest.approx(EXIT_STATUS_TIMEOUT)
-            assert ending.data() == {"reason": "server closed its output"}
+            assert ending.data() == {"reason": "server closed its output", "retryable": True}
             assert str(ending) == "the server closed its output"
 
     run_in_virtual_time(main())

@@ -32,7 +32,7 @@ from tests.bridge.legacy_rig import (
     repetition,
 )
 
-ENDED = {"reason": "server process ended", "exitCode": 3}
+ENDED = {"reason": "server process ended", "retryable": True, "exitCode": 3}
 
 
 # Handshake.
@@ -711,6 +711,26 @@ async def test_nobody_waits_while_a_call_is_parked_yet_the_child_owes_something(
         await rig.asked_of(exchange)
         assert rig.shared.calls == 0
         assert rig.shared.busy
+
+
+@in_virtual_time
+async def test_an_answer_that_came_while_its_call_was_parked_is_owed_until_it_is_fetched() -> None:
+    """Ours: no other child has it, so the one that is replaced is kept as long."""
+    async with legacy() as rig:
+        request = modern_request()
+        exchange, child_id = await rig.call(request)
+        await rig.asks("q")
+        result = await rig.asked_of(exchange)
+        assert rig.shared.owed == 1
+        await rig.answers(child_id)
+        assert rig.shared.owed == 1
+        settled = asyncio.create_task(rig.shared.wait_settled())
+        await asyncio.sleep(0)
+        assert not settled.done()
+        fetched = await rig.shared.call(repetition(request, result))
+        assert "result" in await only_on(fetched)
+        await settled
+        assert rig.shared.owed == 0
 
 
 # The end of the child.

@@ -357,7 +357,7 @@ class Schedule:
                 assert self.server.ended
                 # The second where the call's turn came before the end was noticed.
                 assert error["data"] in (
-                    {"reason": "server process ended", "exitCode": 3},
+                    {"reason": "server process ended", "retryable": True, "exitCode": 3},
                     {"reason": "server is gone"},
                 )
 

@@ -48,6 +48,9 @@ from tests.support.fake_servers import (
     notice,
 )
 
+#: What is told of a child that has ended, besides how.
+ENDED = {"reason": "server process ended", "retryable": True}
+
 # What crosses.
 
 
@@ -341,11 +344,11 @@ async def test_a_crash_fails_running_calls_with_the_status_and_the_next_call_has
         await rig.crash()
         for exchange in exchanges:
             error = (await answer_on(exchange))["error"]
-            assert error["data"] == {"reason": "server process ended", "exitCode": 3}
+            assert error["data"] == {**ENDED, "exitCode": 3}
         # The state of the one that asks is of a process that is gone: the answer leads to an error.
         (question,) = await waiting(asking)
         await rig.reply(question)
-        assert (await answer_on(asking))["error"]["data"] == {"reason": "server process ended", "exitCode": 3}
+        assert (await answer_on(asking))["error"]["data"] == {**ENDED, "exitCode": 3}
         exchange = await rig.call()
         await rig.answers({})
         assert "result" in await answer_on(exchange)
@@ -431,8 +434,8 @@ async def test_a_crash_while_a_subscription_is_changed_is_told_and_what_was_watc
             "all in use",
             {"reason": "unavailable", "retryable": True},
         ),
-        (BridgeBroken("gone"), -32603, "gone", {"reason": "server process ended"}),
-        (BridgeBroken("gone", signal=9), -32603, "gone", {"reason": "server process ended", "signal": 9}),
+        (BridgeBroken("gone"), -32603, "gone", ENDED),
+        (BridgeBroken("gone", signal=9), -32603, "gone", {**ENDED, "signal": 9}),
         (
             LocalProtocolError("not ours", code=-32022),
             -32022,
@@ -507,7 +510,10 @@ async def test_the_end_of_a_session_ends_everything() -> None:
         subscribing = await rig.call("resources/subscribe", request_id=3, uri="a:1")
         rig.session.fail(BridgeBroken("the end", reason="session ended"))
         for exchange in (running, asking):
-            assert (await answer_on(exchange))["error"]["data"] == {"reason": "session ended"}
+            assert (await answer_on(exchange))["error"]["data"] == {
+                "reason": "session ended",
+                "retryable": True,
+            }
         assert subscribing.answered
         with pytest.raises(StreamEnded):
             await get.receive(1)

@@ -43,6 +43,9 @@ from .modern_rig import (
     waiting_raw,
 )
 
+#: What is told of a child that has ended, besides how.
+ENDED = {"reason": "server process ended", "retryable": True}
+
 TOOLS_CHANGED = "notifications/tools/list_changed"
 PROMPTS_CHANGED = "notifications/prompts/list_changed"
 RESOURCES_CHANGED = "notifications/resources/list_changed"
@@ -231,6 +234,17 @@ async def test_what_the_child_says_itself_is_never_overwritten(scope: object) ->
         result = {"resultType": "complete", "ttlMs": 5, "cacheScope": scope, "_meta": meta, "tools": []}
         await rig.fake.says(answer(child_id, result))
         assert (await waiting(exchange))[0]["result"] == result
+
+
+async def test_what_a_child_with_a_credential_answers_is_for_its_principal_only() -> None:
+    """Identity reference, R16: a shared cache would give one user's list to another."""
+    async with rigged(Owner(b"anna", Seal(), private=True)) as rig:
+        await _discovered(rig)
+        for scope, told in (("public", "private"), ("private", "private"), ("odd", "odd")):
+            exchange, child_id = await rig.call(request(method="tools/list"))
+            result = {"resultType": "complete", "ttlMs": 5, "cacheScope": scope, "tools": []}
+            await rig.fake.says(answer(child_id, result))
+            assert (await waiting(exchange))[0]["result"]["cacheScope"] == told
 
 
 async def test_versions_that_only_the_child_speaks_are_not_offered() -> None:
@@ -433,7 +447,7 @@ async def test_a_child_that_ends_fails_its_calls_at_once_with_how_it_ended() -> 
         for exchange, identifier in ((first, 7), (second, "7")):
             (message,) = await waiting(exchange)
             assert message["id"] == identifier
-            assert _error(message)["data"] == {"reason": "server process ended", "signal": signal.SIGSEGV}
+            assert _error(message)["data"] == {**ENDED, "signal": signal.SIGSEGV}
             assert exchange.error_code == INTERNAL_ERROR
             exchange.release()
         assert _cancellations(rig) == []
@@ -875,6 +889,20 @@ async def test_a_child_is_busy_until_its_task_is_over(status: str) -> None:
         await _exchanged(rig, "tasks/get", b'"taskId":"t"', _task(status, resultType="complete"))
         owed = rig.child.busy
         assert not owed
+
+
+async def test_a_child_is_settled_when_its_last_task_is_over() -> None:
+    """Ours: no other child knows the task, so the one that is replaced sees it through."""
+    async with rigged() as rig:
+        await _exchanged(rig, "tools/call", ASKED, _task("working"))
+        assert rig.child.owed == 1
+        settled = asyncio.create_task(rig.child.wait_settled())
+        await asyncio.sleep(0)
+        assert not settled.done()
+        await _exchanged(rig, "tasks/get", b'"taskId":"t"', _task("completed", resultType="complete"))
+        async with asyncio.timeout(5):
+            await settled
+        assert rig.child.owed == 0
 
 
 async def test_a_task_that_is_cancelled_is_owed_no_more() -> None:

@@ -122,6 +122,68 @@ def test_the_code_of_an_error_is_a_number_or_0_and_that_of_a_result_is_none() ->
     assert code(b'{"result":{}}') is None
 
 
+# What another child could not go on with.
+
+
+@pytest.mark.parametrize("how", ["answered", "cancelled", "too long", "ended"])
+async def test_a_child_is_settled_when_only_streams_of_changes_are_left(how: str) -> None:
+    """Design decision 6: those go over to its successor; a call cannot."""
+    async with rigged() as rig:
+        await rig.child.wait_settled()
+        listening, _ = await rig.listens(toolsListChanged=True)
+        assert (rig.child.owed, rig.child.busy) == (0, True)
+        await rig.child.wait_settled()
+        first, first_id = await rig.call()
+        second, second_id = await rig.call()
+        assert rig.child.owed == 2
+        settled = asyncio.create_task(rig.child.wait_settled())
+        await rig.fake.says(answer(first_id, {}))
+        await asyncio.sleep(0)
+        assert not settled.done()
+        if how == "answered":
+            await rig.fake.says(answer(second_id, {}))
+        elif how == "cancelled":
+            second.release()
+        elif how == "too long":
+            head = b'{"jsonrpc":"2.0","id":' + second_id + b',"result":1'
+            await rig.fake.says(OversizeLine(length=9, head=head, tail=b"}"))
+        else:
+            await rig.ends()
+        async with asyncio.timeout(5):
+            await settled
+        assert rig.child.owed == 0
+        await rig.child.wait_settled()
+        first.release()
+        listening.release()
+
+
+async def test_a_wait_until_a_child_is_settled_can_be_given_up_and_begun_again() -> None:
+    """Ours: `drain_timeout`."""
+    async with rigged() as rig:
+        exchange, child_id = await rig.call()
+        settled = asyncio.create_task(rig.child.wait_settled())
+        await asyncio.sleep(0)
+        settled.cancel()
+        await asyncio.wait({settled})
+        settled = asyncio.create_task(rig.child.wait_settled())
+        await asyncio.sleep(0)
+        await rig.fake.says(answer(child_id, {}))
+        async with asyncio.timeout(5):
+            await settled
+        exchange.release()
+
+
+async def test_a_request_of_our_own_is_owed() -> None:
+    """Ours: somebody waits for it."""
+    async with rigged() as rig:
+        asking = asyncio.create_task(rig.child.query("x/y"))
+        child_id = text(json.loads(await rig.fake.hears())["id"])
+        assert rig.child.owed == 1
+        await rig.fake.says(answer(child_id, {}))
+        await asking
+        assert rig.child.owed == 0
+
+
 # The headers that tools ask for.
 
 

@@ -215,3 +215,74 @@ async def test_a_stream_that_the_child_ends_is_opened_again_with_the_next_call(h
         await settle(RETURNS_WINDOW)
         await rig.call()
         assert len(rig.heard(LISTEN)) == 2 + MAX_RETURNS
+
+
+# Dozing.
+
+
+@virtual
+async def test_a_session_that_dozes_watches_nothing_and_keeps_what_it_is_subscribed_to() -> None:
+    """Design decision 6: its child owes it nothing, so that it can be stopped; the session is kept."""
+    async with session() as rig:
+        await rig.tell("notifications/initialized")
+        await rig.ask("resources/subscribe", uri="a:1")
+        assert rig.session.subscriptions == 1
+        assert rig.modern.calls == 1
+        get = rig.session.listen()
+        rig.session.doze()
+        rig.session.doze()
+        assert rig.modern.calls == 0
+        assert rig.session.subscriptions == 1
+        await rig.child.says(notice(TOOLS_CHANGED, rig.heard(LISTEN)[-1]["id"]))
+        await settle()
+        assert await waiting(get) == []
+        assert get.open
+        assert not rig.modern.busy
+
+
+@pytest.mark.parametrize("gone", [False, True])
+@virtual
+async def test_the_next_call_wakes_a_session_that_dozes_and_tells_that_all_may_have_changed(
+    *, gone: bool
+) -> None:
+    """Ours: what happened meanwhile nobody has seen; whether the child is another one or still the same."""
+    async with session() as rig:
+        await rig.tell("notifications/initialized")
+        await rig.ask("resources/subscribe", uri="a:1")
+        get = rig.session.listen()
+        rig.session.doze()
+        if gone:
+            await rig.crash()
+        await settle()
+        assert len(rig.servers.children) == 1
+        exchange = await rig.call()
+        await settle()
+        (listen,) = rig.heard(LISTEN)[-1:]
+        assert listen["params"]["notifications"]["resourceSubscriptions"] == ["a:1"]
+        assert len(rig.servers.children) == (2 if gone else 1)
+        told = await waiting(get)
+        assert sorted(methods(told)) == sorted(
+            [TOOLS_CHANGED, "notifications/resources/list_changed", UPDATED]
+        )
+        await rig.answers({"resultType": "complete", "content": []})
+        await answer_on(exchange)
+        await rig.changes(n=1)
+        assert [message["params"] for message in await waiting(get)] == [{"n": 1}]
+
+
+@virtual
+async def test_a_session_that_dozes_while_its_stream_opens_gets_none() -> None:
+    """Ours: else its child would owe it something, and nobody would look again."""
+    async with session() as rig:
+        rig.servers.listen = SILENCE
+        await rig.tell("notifications/initialized")
+        await settle(0)
+        (listen,) = rig.heard(LISTEN)
+        rig.session.doze()
+        await settle(0)
+        assert rig.heard("notifications/cancelled")[0]["params"]["requestId"] == listen["id"]
+        agreed = listen["params"]["notifications"]
+        await rig.child.says(
+            notice("notifications/subscriptions/acknowledged", listen["id"], notifications=agreed)
+        )
+        assert not rig.modern.busy

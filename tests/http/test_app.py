@@ -9,9 +9,8 @@ import pytest
 
 from stdio_broker.http import Settings
 from stdio_broker.sessions import Settings as SessionSettings
-from stdio_broker.supervisor import BreakerState
 from tests.support.edge import serving, serving_without_sockets
-from tests.support.mcp_client import McpClient
+from tests.support.mcp_client import McpClient, raw_http
 
 
 async def get(client: McpClient, path: str) -> tuple[int, str]:
@@ -30,6 +29,16 @@ async def test_a_path_where_nothing_is_served_says_where_the_endpoint_is(path: s
         status, text = await get(client, path)
         assert status == 404
         assert '"/mcp"' in text or " /mcp" in text
+
+
+@pytest.mark.parametrize("path", [b"*", b"", b"x"])
+async def test_what_is_no_path_at_all_is_refused_too(path: bytes) -> None:
+    """RFC 9112, 3.2.4: `OPTIONS *` is a request of no path."""
+    async with serving() as edge:
+        answer = await raw_http(
+            edge.url, b"OPTIONS " + path + b" HTTP/1.1\r\nHost: $HOST\r\nConnection: close\r\n\r\n"
+        )
+        assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 404"))
 
 
 async def test_the_path_of_the_endpoint_can_be_another_one_and_have_a_query() -> None:
@@ -63,11 +72,9 @@ async def test_readyz_is_503_while_the_server_keeps_failing(monkeypatch: pytest.
     """Ours: a dead server must change health. When a trial may come, somebody has to send it."""
     async with serving_without_sockets() as (edge, client):
         statistics = edge.sessions.statistics()
-        for retry_after, answer in ((5.0, (503, "the server keeps failing\n")), (0.0, (200, "ready\n"))):
-            breaker = dataclasses.replace(
-                statistics.breaker, state=BreakerState.OPEN, retry_after=retry_after
-            )
-            shown = dataclasses.replace(statistics, breaker=breaker)
+        failing = (503, "not ready\nchild: the server keeps failing\n")
+        for keeps_failing, answer in ((True, failing), (False, (200, "ready\n"))):
+            shown = dataclasses.replace(statistics, keeps_failing=keeps_failing)
             monkeypatch.setattr(edge.sessions, "statistics", lambda shown=shown: shown)
             assert await get(client, "/readyz") == answer
 
@@ -78,5 +85,5 @@ async def test_readyz_is_503_while_draining() -> None:
         async with asyncio.timeout(5):
             await edge.sessions.drain(5)
         status, text = await get(client, "/readyz")
-        assert (status, text) == (503, "shutting down\n")
+        assert (status, text) == (503, "not ready\nchild: shutting down\n")
         assert await get(client, "/healthz") == (200, "ok\n")

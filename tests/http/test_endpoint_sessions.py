@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -14,9 +15,10 @@ import pytest
 from stdio_broker.bridge import Settings as BridgeSettings
 from stdio_broker.http import Settings
 from stdio_broker.sessions import Settings as SessionSettings
+from stdio_broker.sessions.settings import Recovery
 from stdio_broker.supervisor import Config
-from tests.support.edge import child_config, serving
-from tests.support.mcp_client import COMMENT, McpClient, text_of
+from tests.support.edge import UNBOUNDED, child_config, serving
+from tests.support.mcp_client import COMMENT, McpClient, message_in, text_of
 from tests.support.processes import children_of, is_alive, wait_until
 
 QUICK = Settings(keep_alive_interval=0.02)
@@ -80,9 +82,9 @@ async def test_a_child_that_dies_in_a_call_fails_it_at_once_with_its_exit_status
         async with client.stream(client.tool("wait")) as other:
             async with asyncio.timeout(5):
                 answer = await client.post(client.tool("die", **way))
-            error = answer.json()["error"]
+            error = message_in(answer)["error"]  # a stream, on a busy machine
             assert (answer.status_code, error["code"]) == (200, -32603)
-            assert error["data"] == {"reason": "server process ended", **fact}
+            assert error["data"] == {"reason": "server process ended", "retryable": False, **fact}
             assert "stderr of the dying child" not in answer.text
             (other_answer,) = await other.rest()
             assert other_answer["error"] == error
@@ -254,9 +256,15 @@ async def test_a_server_that_never_answers_initialize_is_given_up_at_the_deadlin
         await wait_until(lambda: edge.children == 0)
 
 
-async def test_a_server_that_ends_during_initialize_is_reported_with_its_exit_status() -> None:
+@pytest.mark.parametrize("recovery", ["end", "replay"])
+async def test_a_server_that_ends_during_initialize_is_reported_with_its_exit_status(
+    recovery: Recovery,
+) -> None:
     """protocol.md, 9: -32603 with the exit status, never stderr text."""
-    async with serving(child_config("exit-at-start=5")) as edge, edge.client() as client:
+    async with (
+        serving(child_config("exit-at-start=5"), recovery=recovery) as edge,
+        edge.client() as client,
+    ):
         answer = await client.initialize()
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], answer.json()["id"]) == (200, -32603, 1)
@@ -312,10 +320,10 @@ async def test_a_session_too_many_is_refused_until_a_place_is_free() -> None:
 
 async def test_an_initialize_that_waits_too_long_for_its_turn_is_refused(tmp_path: Path) -> None:
     """Ours: starting is bounded (`max_starting`), and so is waiting for it (`queue_timeout`)."""
-    settings = SessionSettings(max_starting=1, queue_timeout=0.2)
+    quotas = dataclasses.replace(UNBOUNDED, max_starting=1, queue_timeout=0.2)
     go = tmp_path / "go"
     async with (
-        serving(child_config(f"start-when={go}"), settings=settings) as edge,
+        serving(child_config(f"start-when={go}"), quotas=quotas) as edge,
         edge.client() as first,
         edge.client() as second,
     ):

@@ -21,11 +21,12 @@ from stdio_broker.bridge import Seal
 from stdio_broker.bridge import Settings as BridgeSettings
 from stdio_broker.errors import LocalProtocolError
 from stdio_broker.http import Settings as HttpSettings
-from stdio_broker.sessions import ANONYMOUS, Leases, ServerFacts, ServerRecipe
+from stdio_broker.sessions import ANONYMOUS, Leases, Quotas, ServerRecipe
 from stdio_broker.sessions import Settings as SessionSettings
 from stdio_broker.sessions.admission import Admission
+from stdio_broker.sessions.state import ServerState
 from stdio_broker.supervisor import Config, Supervisor
-from tests.support.edge import child_config
+from tests.support.edge import UNBOUNDED, child_config
 from tests.support.eras import (
     LEGACY_TO_LEGACY,
     LEGACY_TO_MODERN,
@@ -201,17 +202,10 @@ async def test_a_state_is_good_for_its_own_server_only() -> None:
 @contextlib.asynccontextmanager
 async def leasing(name: str, config: Config, supervisor: Supervisor, seal: Seal) -> AsyncIterator[Leases]:
     """Have leases of a server, with a key that it shares."""
-    server, settings = ServerRecipe(name, config), SessionSettings()
-    leases = Leases(
-        server,
-        supervisor,
-        Admission(server, settings, uniform=random.uniform),
-        ServerFacts(),
-        settings=settings,
-        bridge_settings=BridgeSettings(),
-        seal=seal,
-        on_change=lambda: None,
-    )
+    server = ServerState(ServerRecipe(name, config), SessionSettings(), BridgeSettings())
+    quotas = Quotas(UNBOUNDED, now=asyncio.get_running_loop().time)
+    admission = Admission(server, quotas, uniform=random.uniform)
+    leases = Leases(server, supervisor, admission, seal=seal, on_change=lambda: None)
     async with leases:
         try:
             yield leases

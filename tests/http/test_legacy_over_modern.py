@@ -274,7 +274,11 @@ async def test_a_crash_is_told_to_the_running_call_and_the_session_lives_on() ->
         await until_watched(client, toolsListChanged=True, promptsListChanged=True, resourcesListChanged=True)
         async with client.listen() as get:
             error = (await client.call("die", code=3))["error"]
-            assert error["data"] == {"reason": "server process ended", "exitCode": 3}
+            assert error["data"] == {
+                "reason": "server process ended",
+                "retryable": True,
+                "exitCode": 3,
+            }
             assert await client.ask("echo", text="alive") == "alive"
             told = [(await get.message())["method"] for _ in range(3)]
             assert told == [

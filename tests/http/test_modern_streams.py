@@ -248,7 +248,11 @@ async def test_a_child_that_dies_of_listening_is_not_started_for_ever() -> None:
     async with serving(config) as edge, edge.modern() as client:
         answer = await client.post(client.listen_request(toolsListChanged=True))
         assert answer.status_code == 200
-        assert answer.json()["error"]["data"] == {"reason": "server process ended", "exitCode": 3}
+        assert answer.json()["error"]["data"] == {
+            "reason": "server process ended",
+            "retryable": True,
+            "exitCode": 3,
+        }
         assert await client.ask("echo", text="x") == "x"
         assert edge.supervisor.statistics().started == 2
 

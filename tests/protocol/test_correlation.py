@@ -280,6 +280,66 @@ def test_the_answer_to_a_question_may_be_an_error() -> None:
     assert correlation.reply(error) == b'{"jsonrpc":"2.0","id":5,"error":{"code":-1,"message":"no"}}'
 
 
+def test_questions_that_are_given_up_are_named_as_the_client_knows_them_and_are_closed() -> None:
+    """Ours: their child has ended, and an answer to one of them reaches nobody."""
+    correlation = _correlation()
+    asked = [_id_of(correlation.ask(_call(identifier))) for identifier in (b"1", b'"1"')]
+    assert correlation.abandon_questions() == asked
+    assert correlation.questions == 0
+    assert correlation.reply(_answer(asked[0])) is None
+    assert correlation.withdraw(_cancel(b"1")) is None
+    assert correlation.abandon_questions() == []
+
+
+# Calls of our own.
+
+
+@given(params=json_objects)
+def test_a_call_of_our_own_is_answered_to_its_owner_under_no_id(params: bytes) -> None:
+    """Design decision 6: what is said again to a fresh child; no client waits for its answer."""
+    correlation, owner = _correlation(), _Exchange()
+    one_line = params.translate(None, b"\r\n")
+    line = correlation.query("logging/setLevel", one_line, owner)
+    assert line == b'{"jsonrpc":"2.0","id":1,"method":"logging/setLevel","params":' + one_line + b"}"
+    assert correlation.calls == 1
+    assert correlation.answer(_answer(b"1")) == (owner, b'{"jsonrpc":"2.0","id":null,"result":{}}')
+    assert correlation.calls == 0
+
+
+def test_a_call_of_our_own_shares_the_numbers_with_those_of_the_client() -> None:
+    """Ours: the child must be able to tell them apart, and an answer to one is none to another."""
+    correlation, ours, theirs = _correlation(), _Exchange(), _Exchange()
+    lines = [
+        correlation.query("a", b"{}", ours),
+        correlation.call(_call(b"1"), theirs),
+        correlation.statement("b", b"{}"),
+        correlation.call(_call(b"2"), theirs),
+    ]
+    assert [_id_of(line) for line in lines] == [b"1", b"2", b"3", b"4"]
+    assert correlation.answer(_answer(b"1")) == (ours, b'{"jsonrpc":"2.0","id":null,"result":{}}')
+    assert correlation.answer(_answer(b"2")) == (theirs, b'{"jsonrpc":"2.0","id":1,"result":{}}')
+
+
+def test_a_call_of_our_own_cannot_be_cancelled_by_the_client_and_has_no_progress() -> None:
+    """Ours: the client knows nothing of it, so whatever it names is another one's."""
+    correlation, owner = _correlation(), _Exchange()
+    correlation.query("a", b"{}", owner)
+    for identifier in (b"null", b"1", b'"1"'):
+        assert correlation.cancel(_cancel(identifier)) is None
+    assert correlation.progress(_progress(b"1")) is None
+    assert correlation.close(owner) == (b"1", b"null")
+    assert correlation.answer(_answer(b"1")) is None
+
+
+def test_nobody_waits_for_the_answer_to_a_statement() -> None:
+    """Ours: it is said again because the client has asked another child for it, which has answered."""
+    correlation = _correlation()
+    line = correlation.statement("resources/subscribe", b'{"uri":"a"}')
+    assert line == b'{"jsonrpc":"2.0","id":1,"method":"resources/subscribe","params":{"uri":"a"}}'
+    assert correlation.calls == 0
+    assert correlation.answer(_answer(b"1")) is None
+
+
 # Any order of anything.
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -24,12 +25,24 @@ from stdio_broker.errors import (
     StartTimeout,
 )
 from stdio_broker.protocol.modern import ModernRequest
-from stdio_broker.sessions import ANONYMOUS, Leases, Principal, ServerFacts, ServerRecipe, Settings
+from stdio_broker.sessions import (
+    ANONYMOUS,
+    Leases,
+    Principal,
+    Quotas,
+    QuotaSettings,
+    ServerFacts,
+    ServerRecipe,
+    Settings,
+)
 from stdio_broker.sessions.admission import Admission
 from stdio_broker.sessions.facts import MAX_SILENCES, MIN_DISCOVER_TIMEOUT
+from stdio_broker.sessions.state import ServerState
 from stdio_broker.supervisor import Config, ExitStatus
 from stdio_broker.supervisor.restart import BreakerState, RestartPolicy
+from stdio_broker.testing import FakeChild
 from tests.support.clock import run_in_virtual_time
+from tests.support.edge import UNBOUNDED
 from tests.support.fake_servers import (
     ENDS,
     INITIALIZE_RESULT,
@@ -42,9 +55,14 @@ from tests.support.fake_servers import (
     modern_request,
     notice,
 )
+from tests.support.tokens import Tokens, recipe_with_token
+
+#: What is told of a child that has ended, besides how.
+ENDED = {"reason": "server process ended", "retryable": True}
 
 ANNA = Principal(issuer="https://id.example.com", subject="anna")
 BERND = Principal(issuer="https://id.example.com", subject="bernd")
+CONFIG = Config(cmd=["fake"], eof_grace=0.1, stop_grace=0.1)
 FORMS: Message = {"elicitation": {"form": {}}}
 
 
@@ -52,23 +70,19 @@ class _Rig:
     """Leases of a fake server."""
 
     def __init__(
-        self, servers: FakeServers, facts: ServerFacts, settings: Settings, bridge: BridgeSettings
+        self, servers: FakeServers, server: ServerState, quotas: QuotaSettings, tokens: Tokens | None
     ) -> None:
         self.servers = servers
-        self.facts = facts
+        self.server = server
+        self.tokens = tokens
         self.changes = 0
-        recipe = ServerRecipe("fake", Config(cmd=["fake"], eof_grace=0.1, stop_grace=0.1))
-        self.admission = Admission(recipe, settings, uniform=lambda _low, high: high)
-        self.leases = Leases(
-            recipe,
-            servers,
-            self.admission,
-            facts,
-            settings=settings,
-            bridge_settings=bridge,
-            seal=Seal(),
-            on_change=self._changed,
-        )
+        self.quotas = Quotas(quotas, now=asyncio.get_running_loop().time)
+        self.admission = Admission(server, self.quotas, uniform=lambda _low, high: high)
+        self.leases = Leases(server, servers, self.admission, seal=Seal(), on_change=self._changed)
+
+    @property
+    def facts(self) -> ServerFacts:
+        return self.server.facts
 
     def _changed(self) -> None:
         self.changes += 1
@@ -97,19 +111,19 @@ async def _leasing(
     facts: ServerFacts | None = None,
     settings: Settings | None = None,
     bridge: BridgeSettings | None = None,
+    quotas: QuotaSettings = UNBOUNDED,
+    tokens: Tokens | None = None,
 ) -> AsyncIterator[_Rig]:
-    rig = _Rig(
-        servers or FakeServers.modern(),
-        facts or ServerFacts(),
-        settings or Settings(),
-        bridge or BridgeSettings(),
-    )
+    recipe = ServerRecipe("fake", CONFIG) if tokens is None else recipe_with_token(CONFIG, tokens)
+    server = ServerState(recipe, settings or Settings(), bridge or BridgeSettings(), facts or ServerFacts())
+    rig = _Rig(servers or FakeServers.modern(), server, quotas, tokens)
     async with rig.leases:
         try:
             yield rig
         finally:
             rig.leases.end_all()
     assert (rig.servers.alive, len(rig.leases), rig.admission.places) == (0, 0, 0)
+    assert (rig.quotas.statistics().children, rig.quotas.statistics().starting) == (0, 0)
 
 
 def virtual(test: Callable[..., Coroutine[object, object, None]]) -> Callable[..., None]:
@@ -251,8 +265,8 @@ async def test_a_child_whose_only_requester_went_away_is_there_for_the_next_and_
 @virtual
 async def test_starts_queue_for_their_turn_and_for_places() -> None:
     """Ours: places and turns are shared with the sessions."""
-    settings = Settings(max_sessions=2, max_starting=1, queue_timeout=5)
-    async with _leasing(settings=settings) as rig:
+    quotas = dataclasses.replace(UNBOUNDED, max_starting=1, queue_timeout=5)
+    async with _leasing(settings=Settings(max_sessions=2), quotas=quotas) as rig:
         rig.servers.start_seconds = 10
         slow = asyncio.create_task(rig.child(ANNA))
         await asyncio.sleep(0)
@@ -504,22 +518,22 @@ async def test_capabilities_tell_the_children_of_a_legacy_server_apart_but_not_o
         assert declared[1:] == [{}, FORMS]
 
 
-async def _parked(rig: _Rig) -> str:
-    """Park a call at a legacy child; return its state."""
+async def _parked(rig: _Rig) -> tuple[str, str]:
+    """Park a call at a legacy child; return its state, and the key of its question."""
     exchange = await rig.call(modern_request(capabilities=FORMS, name="t"))
     ask = {"method": "elicitation/create", "params": {"message": "?", "requestedSchema": {}}}
     await rig.servers.child.says(json.dumps({"jsonrpc": "2.0", "id": "q", **ask}).encode())
     result = (await answer_on(exchange))["result"]
     assert result["resultType"] == "input_required"
-    state: str = result["requestState"]
-    return state
+    (key,) = result["inputRequests"]
+    return result["requestState"], key
 
 
 @virtual
 async def test_a_retry_finds_its_child_by_the_state_whatever_it_declares() -> None:
     """protocol.md, 13.6: capabilities of the retry replace those of the first request."""
     async with _leasing(FakeServers.legacy()) as rig:
-        state = await _parked(rig)
+        state, _ = await _parked(rig)
         parking = rig.servers.child
         others = await rig.child(sampling={})
         retry = modern_request(capabilities={"sampling": {}}, name="t", requestState=state)
@@ -534,7 +548,7 @@ async def test_a_retry_finds_its_child_by_the_state_whatever_it_declares() -> No
 async def test_a_state_of_somebody_else_or_of_a_child_that_has_ended_is_refused_alike() -> None:
     """protocol.md, 13.7: every failure has the same text. And nothing is kept for whoever tries."""
     async with _leasing(FakeServers.legacy()) as rig:
-        state = await _parked(rig)
+        state, _ = await _parked(rig)
         retry = modern_request(capabilities=FORMS, name="t", requestState=state)
         problems = [await problem_of(rig.call(retry, BERND))]
         await rig.child(BERND)
@@ -647,7 +661,7 @@ async def test_a_crash_fails_what_runs_at_once_and_the_next_request_has_another_
         rig.servers.child.exit(ExitStatus(code=3, signal=None))
         for exchange in exchanges:
             error = (await answer_on(exchange))["error"]
-            assert error["data"] == {"reason": "server process ended", "exitCode": 3}
+            assert error["data"] == {**ENDED, "exitCode": 3}
         # Not a tick later.
         await rig.answers(await rig.call())
         assert len(rig.servers.children) == 2
@@ -776,6 +790,199 @@ async def test_a_server_that_keeps_crashing_is_not_restarted_for_its_listeners_f
         exchange.release()
 
 
+# Renewal.
+
+
+async def _renew(rig: _Rig, token: str, principal: Principal = ANNA) -> None:
+    """Rotate the token of a principal, and let its children be replaced."""
+    assert rig.tokens is not None
+    rig.tokens.tokens[principal] = token
+    launch = await rig.server.recipe.resolve(principal)
+    rig.leases.renew(principal, launch.generation)
+
+
+async def _says_done(child: FakeChild) -> None:
+    """Let a child answer the last call that it heard."""
+    calls = [json.loads(line) for line in child.stdin.lines if b"tools/call" in line]
+    await child.says(answer_line(calls[-1]["id"], {"content": []}))
+
+
+@pytest.mark.parametrize("servers", [FakeServers.modern, FakeServers.legacy])
+@virtual
+async def test_a_child_with_an_old_credential_is_replaced_and_finishes_what_it_was_asked(
+    servers: Callable[[], FakeServers],
+) -> None:
+    """Issue 5, "Done when" 3: zero failed calls, the old child gone, the new one has the new value."""
+    async with _leasing(servers(), tokens=Tokens({ANNA: "old", BERND: "b"})) as rig:
+        await rig.child(BERND)
+        running = await rig.call()
+        old = rig.servers.child
+        rig.servers.start_seconds = 5
+        await _renew(rig, "new")
+        await _renew(rig, "new")  # it is under way already
+        # Until its successor has shown what it is, it is used.
+        await settle(4)
+        assert not (await rig.call()).answered
+        assert rig.servers.child is old
+        await settle(20)
+        quick = await rig.call()
+        assert await rig.answers(quick) == {"jsonrpc": "2.0", "id": 1, "result": await _result_of(rig)}
+        assert not old.exited.is_set()
+        calls = [json.loads(line)["id"] for line in old.stdin.lines if b"tools/call" in line]
+        for call in calls:
+            await old.says(answer_line(call, {"content": []}))
+        assert "result" in await answer_on(running)
+        await settle()
+        assert old.done.is_set()
+        assert (len(rig.leases), rig.servers.alive, rig.admission.places) == (2, 2, 2)
+        assert [config.env["TOKEN"] for config in rig.servers.configs][-1] == "new"
+        started = len(rig.servers.children)
+        await _renew(rig, "new")
+        await settle(10)
+        assert len(rig.servers.children) == started
+
+
+async def _result_of(rig: _Rig) -> Message:
+    """Return the result of `rig.answers`, as this kind of child has it translated."""
+    exchange = await rig.call()
+    result: Message = (await rig.answers(exchange))["result"]
+    return result
+
+
+@pytest.mark.parametrize("servers", [FakeServers.modern, FakeServers.legacy])
+@virtual
+async def test_streams_of_changes_go_over_to_the_successor(servers: Callable[[], FakeServers]) -> None:
+    """Issue 5: the client notices nothing but that the lists may have changed."""
+    async with _leasing(servers(), tokens=Tokens({ANNA: "old"})) as rig:
+        listening = await _listening(rig)
+        await settle()
+        await all_on(listening)
+        old = rig.servers.child
+        await _renew(rig, "new")
+        await settle()
+        assert old.done.is_set()
+        assert (rig.servers.alive, len(rig.leases)) == (1, 1)
+        assert listening.open
+        assert [message["method"] for message in await all_on(listening)] == [
+            "notifications/tools/list_changed"
+        ]
+        for _ in range(5):  # each is its first life, whatever the breaker says of crashes
+            await _renew(rig, f"even newer {now()}")
+            await settle()
+        assert listening.open
+        assert rig.servers.alive == 1
+        listening.release()
+
+
+@virtual
+async def test_a_child_that_does_not_finish_in_time_is_stopped_all_the_same() -> None:
+    """Settings.drain_timeout."""
+    settings = Settings(drain_timeout=60)
+    async with _leasing(settings=settings, tokens=Tokens({ANNA: "old"})) as rig:
+        running = await rig.call()
+        old = rig.servers.child
+        await _renew(rig, "new")
+        await settle(59)
+        assert not old.exited.is_set()
+        assert "error" in await answer_on(running)
+        assert 59 < now() < 62
+        await settle()
+        assert rig.servers.alive == 1
+
+
+@virtual
+async def test_a_successor_that_does_not_start_leaves_the_old_child_in_its_place() -> None:
+    """Ours: what works is not taken away before there is something better."""
+    async with _leasing(tokens=Tokens({ANNA: "old"})) as rig:
+        await rig.child()
+        rig.servers.start_error = SpawnError("fake", "not today")
+        await _renew(rig, "new")
+        await settle()
+        exchange = await rig.call()
+        assert "result" in await rig.answers(exchange)
+        assert len(rig.servers.children) == 1
+        rig.servers.start_error = None
+        await _renew(rig, "new")
+        await settle()
+        assert (len(rig.servers.children), rig.servers.alive) == (2, 1)
+
+
+@virtual
+async def test_a_successor_that_comes_after_a_third_one_is_of_no_use() -> None:
+    """Ours: the old child has crashed meanwhile, and somebody could not wait."""
+    async with _leasing(tokens=Tokens({ANNA: "old"})) as rig:
+        await rig.child()
+        rig.servers.start_seconds = 5
+        await _renew(rig, "new")
+        await settle()
+        await rig.crash()
+        rig.servers.start_seconds = 0
+        third = await rig.child()
+        await settle(10)
+        assert await rig.child() is third
+        assert (len(rig.servers.children), rig.servers.alive, rig.admission.places) == (3, 1, 1)
+
+
+@virtual
+async def test_a_successor_takes_the_place_of_one_that_has_crashed() -> None:
+    """Ours: nobody has asked meanwhile."""
+    async with _leasing(tokens=Tokens({ANNA: "old"})) as rig:
+        await rig.child()
+        rig.servers.start_seconds = 5
+        await _renew(rig, "new")
+        await settle()
+        await rig.crash()
+        await settle(10)
+        await rig.child()
+        assert (len(rig.servers.children), rig.servers.alive) == (2, 1)
+
+
+@virtual
+async def test_a_call_that_is_parked_at_a_child_that_is_replaced_is_resumed_there() -> None:
+    """Design, 6.5: a state belongs to its child."""
+    async with _leasing(FakeServers.legacy(), tokens=Tokens({ANNA: "old"})) as rig:
+        state, key = await _parked(rig)
+        old = rig.servers.child
+        await _renew(rig, "new")
+        await settle()
+        assert rig.servers.child is not old
+        answers = {key: {"action": "accept", "content": {}}}
+        retry = modern_request(capabilities=FORMS, name="t", requestState=state, inputResponses=answers)
+        exchange = await rig.call(retry)
+        await _says_done(old)
+        assert (await answer_on(exchange))["result"]["resultType"] == "complete"
+        await settle()
+        assert old.done.is_set()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 5.0])
+@virtual
+async def test_whoever_is_revoked_while_its_child_is_replaced_has_none(seconds: float) -> None:
+    """Issue 5: at once, the old one, the new one, and one that is still being started."""
+    async with _leasing(tokens=Tokens({ANNA: "old", BERND: "b"})) as rig:
+        await rig.child(BERND)
+        running = await rig.call()
+        rig.servers.start_seconds = seconds
+        await _renew(rig, "new")
+        await settle()
+        rig.leases.revoke(ANNA, "the key was revoked")
+        assert "revoked" in (await answer_on(running))["error"]["message"]
+        await settle(10)
+        assert (rig.servers.alive, len(rig.leases), rig.admission.places) == (1, 1, 1)
+
+
+@virtual
+async def test_shutting_down_while_a_child_is_replaced_leaves_nothing() -> None:
+    """Ours: `_leasing` looks."""
+    async with _leasing(tokens=Tokens({ANNA: "old"})) as rig:
+        running = await rig.call()
+        rig.servers.discover = SILENCE
+        await _renew(rig, "new")
+        await settle()
+        assert rig.servers.alive == 2
+    running.release()
+
+
 # The end of all.
 
 
@@ -804,7 +1011,7 @@ async def test_a_drain_ends_streams_of_changes_gracefully_and_lets_calls_finish(
 async def test_a_drain_does_not_wait_for_a_client_that_has_questions_but_takes_its_answers() -> None:
     """Ours: nobody waits for a parked call; its retry belongs to a call in flight."""
     async with _leasing(FakeServers.legacy()) as rig:
-        state = await _parked(rig)
+        state, _ = await _parked(rig)
         rig.admission.draining = True
         rig.leases.end_listening()
         assert not rig.leases.busy
@@ -838,7 +1045,8 @@ async def test_shutting_down_while_a_child_starts_does_not_wait_for_it(
 @virtual
 async def test_shutting_down_while_starts_queue_for_their_turn_does_not_wait_for_the_queue() -> None:
     """Ours."""
-    async with _leasing(FakeServers(discover=SILENCE), settings=Settings(max_starting=1)) as rig:
+    quotas = dataclasses.replace(UNBOUNDED, max_starting=1)
+    async with _leasing(FakeServers(discover=SILENCE), quotas=quotas) as rig:
         waiting = [asyncio.create_task(problem_of(rig.child(principal))) for principal in (ANNA, BERND)]
         await settle(2)
         began = now()

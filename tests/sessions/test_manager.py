@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from stdio_broker.bridge import Bridge, Exchange
+from stdio_broker.bridge import Bridge, Exchange, Link
 from stdio_broker.bridge import Settings as BridgeSettings
 from stdio_broker.errors import (
     BridgeBroken,
@@ -30,6 +31,8 @@ from stdio_broker.sessions import (
     ANONYMOUS,
     Opened,
     Principal,
+    Quotas,
+    QuotaSettings,
     ServerRecipe,
     Session,
     SessionIds,
@@ -38,12 +41,13 @@ from stdio_broker.sessions import (
 )
 from stdio_broker.supervisor import Child, Config, Supervisor
 from stdio_broker.supervisor.restart import BreakerState, RestartPolicy
-from tests.support.edge import CHILD, child_config, managing
+from tests.support.edge import CHILD, UNBOUNDED, child_config, managing
 from tests.support.mcp_client import Message
 from tests.support.processes import wait_until
 
 ANNA = Principal(issuer="https://id.example.com", subject="anna")
 BERND = Principal(issuer="https://id.example.com", subject="bernd")
+ONE_AT_A_TIME = dataclasses.replace(UNBOUNDED, max_starting=1)
 
 
 def request(method: str, **params: object) -> Request:
@@ -71,6 +75,11 @@ async def open_session(manager: SessionManager, principal: Principal = ANONYMOUS
     await answer_on(opened.exchange)
     opened.bridge.release(opened.exchange)
     return opened.session
+
+
+def with_child(manager: SessionManager) -> int:
+    """Return how many sessions have a child; before that they wait for their turn."""
+    return sum(session.link is not None for session in manager._sessions.values())  # noqa: SLF001
 
 
 async def answer_on(exchange: Exchange) -> Message:
@@ -187,7 +196,7 @@ async def test_cancelling_an_open_stops_its_child() -> None:
     """Ours: the client has gone, and would never learn the id."""
     async with managing(child_config("silent")) as (manager, supervisor):
         opening = asyncio.create_task(manager.open(ANONYMOUS, initialize()))
-        await wait_until(lambda: manager.statistics().sessions == 1)
+        await wait_until(lambda: with_child(manager) == 1)
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await opening
@@ -223,26 +232,27 @@ async def test_one_session_too_many_is_refused_with_the_time_to_wait() -> None:
 async def test_only_so_many_children_are_started_at_once(tmp_path: Path) -> None:
     """Ours: `max_starting`: a start costs far more than a running child."""
     go = tmp_path / "go"
-    settings = Settings(max_starting=2)
-    async with managing(child_config(f"start-when={go}"), settings=settings) as (manager, supervisor):
+    quotas = dataclasses.replace(UNBOUNDED, max_starting=2)
+    async with managing(child_config(f"start-when={go}"), quotas=quotas) as (manager, supervisor):
         async with asyncio.TaskGroup() as tasks:
             for _ in range(5):
                 tasks.create_task(open_session(manager))
-            await wait_until(lambda: manager.statistics().sessions == 2)
+            await wait_until(lambda: with_child(manager) == 2)
             for _ in range(20):
                 await asyncio.sleep(0)
             assert (supervisor.statistics().started, manager.statistics().places) == (2, 5)
+            assert manager.statistics().asleep == 0  # they are not: they wait for their turn
             go.touch()
         assert manager.statistics().sessions == 5
 
 
 async def test_waiting_for_a_turn_to_start_is_bounded(tmp_path: Path) -> None:
     """Ours: `queue_timeout`; the place comes back."""
-    settings = Settings(max_starting=1, queue_timeout=0.1)
+    quotas = dataclasses.replace(UNBOUNDED, max_starting=1, queue_timeout=0.1)
     config = child_config(f"start-when={tmp_path / 'go'}", eof_grace=0.1)
-    async with managing(config, settings=settings) as (manager, supervisor):
+    async with managing(config, quotas=quotas) as (manager, supervisor):
         first = asyncio.create_task(manager.open(ANONYMOUS, initialize()))
-        await wait_until(lambda: manager.statistics().sessions == 1)
+        await wait_until(lambda: with_child(manager) == 1)
         with pytest.raises(LimitReached):
             await manager.open(ANONYMOUS, initialize())
         assert manager.statistics().places == 1
@@ -298,12 +308,9 @@ async def test_draining_when_nobody_waits_takes_no_time() -> None:
 async def test_what_waits_for_its_turn_when_draining_begins_is_not_started(tmp_path: Path) -> None:
     """errors.Draining: nothing new starts; what starts after the sessions were ended would never end."""
     go = tmp_path / "go"
-    async with managing(child_config(f"start-when={go}"), settings=Settings(max_starting=1)) as (
-        manager,
-        supervisor,
-    ):
+    async with managing(child_config(f"start-when={go}"), quotas=ONE_AT_A_TIME) as (manager, supervisor):
         opening = [asyncio.create_task(manager.open(ANONYMOUS, initialize())) for _ in range(3)]
-        await wait_until(lambda: manager.statistics().sessions == 1)
+        await wait_until(lambda: with_child(manager) == 1)
         draining = asyncio.create_task(manager.drain(10))
         await asyncio.sleep(0)
         go.touch()
@@ -329,14 +336,15 @@ async def ends_by_itself(work: asyncio.Task[None], supervisor: Supervisor) -> bo
     return not pending
 
 
-def unaided(supervisor: Supervisor, config: Config, settings: Settings | None = None) -> SessionManager:
+def unaided(supervisor: Supervisor, config: Config, quotas: QuotaSettings = UNBOUNDED) -> SessionManager:
     """Return a manager that nobody helps to end its sessions."""
     return SessionManager(
         ServerRecipe("child", config),
         supervisor,
-        settings=settings or Settings(),
+        settings=Settings(recovery="end"),
         bridge_settings=BridgeSettings(),
         ids=SessionIds(),
+        quotas=Quotas(quotas, now=asyncio.get_running_loop().time),
     )
 
 
@@ -347,9 +355,9 @@ async def test_leaving_the_block_while_sessions_are_being_opened_leaves_nothing(
     async with Supervisor() as supervisor:
 
         async def open_and_leave() -> None:
-            async with unaided(supervisor, config, Settings(max_starting=1)) as manager:
+            async with unaided(supervisor, config, ONE_AT_A_TIME) as manager:
                 opening.extend(asyncio.create_task(manager.open(ANONYMOUS, initialize())) for _ in range(4))
-                await wait_until(lambda: manager.statistics().sessions == 1)
+                await wait_until(lambda: with_child(manager) == 1)
 
         in_time = await ends_by_itself(asyncio.create_task(open_and_leave()), supervisor)
         first, *others = await asyncio.gather(*opening, return_exceptions=True)
@@ -394,7 +402,7 @@ async def test_a_mistake_of_ours_ends_the_session_that_it_happened_in_only(
         good = await open_session(manager)
         run = Bridge.run
 
-        async def fail(_bridge: Bridge) -> None:
+        async def fail(_bridge: Bridge, _link: Link) -> None:
             raise LookupError("a mistake")
 
         monkeypatch.setattr(Bridge, "run", fail)
@@ -403,7 +411,7 @@ async def test_a_mistake_of_ours_ends_the_session_that_it_happened_in_only(
         assert opened.session is None
         opened.bridge.release(opened.exchange)
         await wait_until(lambda: supervisor.statistics().running == 1)
-        assert "session.failed" in caplog.messages
+        assert "child.failed" in caplog.messages
         assert "result" in await call(good, "echo", text="hello")
 
 
@@ -485,7 +493,7 @@ async def breaking(
     *,
     uniform: Callable[[float, float], float] = longest,
     policy: RestartPolicy = NO_MERCY,
-    max_starting: int = 8,
+    quotas: QuotaSettings = UNBOUNDED,
     start_timeout: float = 20.0,
     secrets: frozenset[str] = frozenset(),
 ) -> AsyncIterator[tuple[SessionManager, Supervisor]]:
@@ -494,9 +502,10 @@ async def breaking(
         manager = SessionManager(
             ServerRecipe("failing", config, secrets),
             supervisor,
-            settings=Settings(breaker=policy, max_starting=max_starting, start_timeout=start_timeout),
+            settings=Settings(recovery="end", breaker=policy, start_timeout=start_timeout),
             bridge_settings=BridgeSettings(),
             ids=SessionIds(),
+            quotas=Quotas(quotas, now=asyncio.get_running_loop().time),
             uniform=uniform,
         )
         async with manager:
@@ -552,7 +561,7 @@ async def test_a_restart_storm_opens_the_breaker_and_health_changes(caplog: pyte
         await wait_until(lambda: manager.statistics().places == 0)
     opened = [vars(record) for record in caplog.records if record.msg == "server.breaker_opened"]
     assert [(record["server"], record["reason"], record["retry_after"]) for record in opened] == [
-        ("failing", breaker.last_reason, 300.0)
+        ("failing", breaker.last_reason, pytest.approx(300.0))
     ]
 
 
@@ -660,12 +669,12 @@ async def test_one_client_tries_a_failing_server_while_the_others_are_refused(
     """Ours: an answer closes the breaker at once, and what waits for a turn to start is not in its way."""
     mended, go = tmp_path / "mended", tmp_path / "go"
     config = once_there(mended, f"start-when={go}")
-    async with breaking(config, uniform=shortest, max_starting=1) as (manager, supervisor):
+    async with breaking(config, uniform=shortest, quotas=ONE_AT_A_TIME) as (manager, supervisor):
         assert await try_to_open(manager) is None
         assert state(manager) is OPEN
         mended.touch()
         trial = asyncio.create_task(open_session(manager))
-        await wait_until(lambda: manager.statistics().sessions == 1)
+        await wait_until(lambda: with_child(manager) == 1)
         assert state(manager) is HALF_OPEN
         async with asyncio.timeout(10):  # far less than `queue_timeout`
             with pytest.raises(ServerFailing) as caught:
@@ -716,7 +725,7 @@ async def test_a_trial_whose_client_goes_away_leaves_the_next_one_a_try(tmp_path
         assert await try_to_open(manager) is None
         mended.touch()
         trial = asyncio.create_task(manager.open(ANONYMOUS, initialize()))
-        await wait_until(lambda: manager.statistics().sessions == 1)
+        await wait_until(lambda: with_child(manager) == 1)
         trial.cancel()
         with pytest.raises(asyncio.CancelledError):
             await trial
@@ -730,9 +739,9 @@ async def test_who_waits_for_a_turn_when_the_breaker_opens_is_refused_without_a_
     """Ours: the queue would be a restart storm of its own."""
     go = tmp_path / "go"
     config = Config(cmd=("sh", "-c", 'while ! test -e "$0"; do sleep 0.01; done; exit 3', str(go)))
-    async with breaking(config, max_starting=1) as (manager, supervisor):
+    async with breaking(config, quotas=ONE_AT_A_TIME) as (manager, supervisor):
         first = asyncio.create_task(try_to_open(manager))
-        await wait_until(lambda: manager.statistics().sessions == 1)
+        await wait_until(lambda: with_child(manager) == 1)
         others = [asyncio.create_task(manager.open(ANONYMOUS, initialize())) for _ in range(3)]
         await wait_until(lambda: manager.statistics().places == 4)
         go.touch()
@@ -760,7 +769,7 @@ async def test_a_session_that_we_end_before_its_answer_is_no_failure_of_the_serv
     """Ours: an operator may end it."""
     async with breaking(child_config("silent")) as (manager, _):
         opening = asyncio.create_task(try_to_open(manager))
-        await wait_until(lambda: manager.statistics().sessions == 1)
+        await wait_until(lambda: with_child(manager) == 1)
         manager.end_all("the test says so")
         assert await opening is None
         assert manager.statistics().breaker.failures == 0
@@ -772,7 +781,7 @@ async def test_what_ends_because_we_shut_down_is_no_failure_of_the_server(
     """Ours: a second Ctrl-C kills the children themselves, and nobody shall be told that they failed."""
     async with breaking(child_config("silent")) as (manager, supervisor):
         opening = asyncio.create_task(try_to_open(manager))
-        await wait_until(lambda: manager.statistics().sessions == 1)
+        await wait_until(lambda: with_child(manager) == 1)
         await manager.drain(0.01)
         await supervisor.stop_all(eof_grace=0, stop_grace=0)
         assert await opening is None

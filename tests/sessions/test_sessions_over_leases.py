@@ -30,7 +30,7 @@ from stdio_broker.sessions import (
     SessionManager,
     Settings,
 )
-from stdio_broker.supervisor import Config, ExitStatus
+from stdio_broker.supervisor import Child, Config, ExitStatus
 from tests.support.clock import run_in_virtual_time
 from tests.support.fake_servers import FakeServers, Message, answer_line, discover_result
 
@@ -91,6 +91,11 @@ async def open_session(
     await opened.bridge.notify(message)
     await asyncio.sleep(0.01)
     return opened.session
+
+
+def own_child(session: Session) -> Child | None:
+    """Return the child that only this session has."""
+    return None if session.link is None else session.link.child
 
 
 async def answer_on(exchange: Exchange) -> Message:
@@ -249,7 +254,7 @@ async def test_sessions_end_where_another_server_has_taken_the_place_of_theirs_a
         with pytest.raises(RemoteProtocolError):
             await manager._modern_child(session.id, ANNA)  # noqa: SLF001 -- tasks of it are cancelled
         session = await open_session(manager)
-        assert session.child is servers.child
+        assert own_child(session) is servers.child
         servers.become(FakeServers.modern())
         assert isinstance((await open_session(manager)).bridge, LegacySession)
 
@@ -259,7 +264,7 @@ async def test_a_server_that_was_modern_is_asked_anew_when_it_is_not_any_more() 
     """The same, in one `initialize`."""
     servers = FakeServers.legacy()
     async with managing(servers, facts=ServerFacts(speaks_legacy=False, speaks_modern=True)) as manager:
-        assert (await open_session(manager)).child is servers.child
+        assert own_child(await open_session(manager)) is servers.child
 
 
 @virtual
@@ -289,7 +294,7 @@ async def test_a_server_of_a_later_revision_is_refused_by_name() -> None:
 async def test_an_idle_session_and_then_its_idle_child_end() -> None:
     """protocol.md, D6: the stream of changes of a session is owed to it."""
     servers = FakeServers.modern()
-    async with managing(servers, settings=Settings(idle_timeout=10)) as manager:
+    async with managing(servers, settings=Settings(idle_timeout=10, recovery="end")) as manager:
         await open_session(manager)
         await asyncio.sleep(9)
         assert manager.statistics().sessions == servers.alive == 1
@@ -297,6 +302,49 @@ async def test_an_idle_session_and_then_its_idle_child_end() -> None:
         assert manager.statistics().sessions == 0
         await asyncio.sleep(11)
         assert servers.alive == manager.statistics().places == 0
+
+
+@virtual
+async def test_a_session_outlives_the_child_that_it_has_a_share_in() -> None:
+    """Design, 6.6: idle → no child, the session is kept, and its next request starts one."""
+    servers = FakeServers.modern()
+    settings = Settings(idle_timeout=10, session_timeout=1000)
+    async with managing(servers, settings=settings) as manager:
+        session = await open_session(manager)
+        listener = session.bridge.listen()
+        await asyncio.sleep(25)
+        assert (servers.alive, manager.statistics().places, len(manager.leases)) == (0, 0, 0)
+        assert manager.statistics().sessions == 1
+        before = len(servers.children)
+        for woken in (1, 2):  # each time that it is idle, not once
+            session = manager.find(ANNA, session.id)
+            servers.results["tools/call"] = {"resultType": "complete", "content": []}
+            exchange = await session.bridge.call(request("tools/call", name="t"))
+            assert "result" in await answer_on(exchange)
+            session.bridge.release(exchange)
+            assert (len(servers.children) - before, servers.alive) == (woken, 1)
+            await asyncio.sleep(35)
+            assert servers.alive == 0
+        assert listener.open
+        await asyncio.sleep(1000)
+        assert manager.statistics().sessions == 0
+
+
+@virtual
+async def test_a_session_that_is_told_of_changes_of_resources_keeps_its_child() -> None:
+    """Ours: nobody would tell it."""
+    servers = FakeServers.modern()
+    async with managing(servers, settings=Settings(idle_timeout=10)) as manager:
+        session = await open_session(manager)
+        listener = session.bridge.listen()
+        exchange = await session.bridge.call(request("resources/subscribe", uri="a:1"))
+        assert "result" in await answer_on(exchange)
+        session.bridge.release(exchange)
+        await asyncio.sleep(100)
+        assert servers.alive == 1
+        session.bridge.release(listener)
+        await asyncio.sleep(35)
+        assert (servers.alive, manager.statistics().sessions) == (0, 1)
 
 
 @virtual
@@ -325,7 +373,7 @@ async def test_leaving_the_manager_ends_what_just_began() -> None:
         opening = asyncio.create_task(manager.open(BERND, initialize()))
         await asyncio.sleep(1)
         began = asyncio.get_running_loop().time()
-    assert (await answer_on(exchange))["error"]["data"] == {"reason": "session ended"}
+    assert (await answer_on(exchange))["error"]["data"] == {"reason": "session ended", "retryable": False}
     with pytest.raises(Draining):
         await opening
     assert asyncio.get_running_loop().time() - began < 6

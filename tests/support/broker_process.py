@@ -1,6 +1,7 @@
-"""A real broker in a process of its own, as a user starts it with `stdio-broker run`."""
+"""A real broker in a process of its own, as a user starts it with `stdio-broker run` or `serve`."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -9,13 +10,14 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.support.processes import descendants_of, wait_until
 
-__all__ = ["BrokerProcess", "running_broker"]
+__all__ = ["BrokerProcess", "broker_command", "events_in", "running_broker", "serving_broker"]
 
 _PROJECT = Path(__file__).parents[2]
-_URL = re.compile(r"http://\S+?/mcp\b")
+_URL = re.compile(r"http://[^\s,]+")
 
 
 class BrokerProcess:
@@ -23,7 +25,8 @@ class BrokerProcess:
 
     Attributes:
         process: The process itself.
-        url: The endpoint, from the line that the broker prints when it is ready.
+        url: What the line says that the broker prints when it is ready: the endpoint of `run`; of `serve`
+            the address, without a path.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], output: Path) -> None:
@@ -45,6 +48,17 @@ class BrokerProcess:
     def stderr_text(self) -> str:
         """Return everything that the broker has logged."""
         return self._stderr.read_text(errors="replace")
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Return what the broker has logged as JSON; only what has this name, if one is given."""
+        return events_in(self.stderr_text(), name)
+
+    async def wait_event(self, name: str, count: int = 1, timeout: float = 10.0) -> dict[str, Any]:
+        """Wait until the broker has logged something so often; return the last of these."""
+        await wait_until(
+            lambda: len(self.events(name)) >= count, timeout, what=f"{name} in the log, {count} times"
+        )
+        return self.events(name)[count - 1]
 
     def descendants(self) -> set[int]:
         """Return the pids of the broker's children, theirs, and so on, zombies included."""
@@ -113,8 +127,37 @@ async def running_broker(
         env: Variables to add to the environment of the broker.
         start_timeout: Seconds until the broker must be ready.
     """
+    arguments = ("run", "--port", "0", *options, "--", *command)
+    async with _running(arguments, env, start_timeout) as broker:
+        yield broker
+
+
+@contextlib.asynccontextmanager
+async def serving_broker(
+    config: Path,
+    *,
+    options: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    start_timeout: float = 60.0,
+) -> AsyncIterator[BrokerProcess]:
+    """Run a broker that serves what a configuration file says, until the block is left, as `running_broker`.
+
+    Args:
+        config: The file; its `http.port` should be 0.
+        options: Further options of `stdio-broker serve`.
+        env: Variables to add to the environment of the broker.
+        start_timeout: Seconds until the broker must be ready.
+    """
+    async with _running(("serve", "--config", str(config), *options), env, start_timeout) as broker:
+        yield broker
+
+
+@contextlib.asynccontextmanager
+async def _running(
+    arguments: Sequence[str], env: Mapping[str, str] | None, start_timeout: float
+) -> AsyncIterator[BrokerProcess]:
     with tempfile.TemporaryDirectory(prefix="broker-") as output:
-        broker = BrokerProcess(_start(command, options, env, Path(output)), Path(output))
+        broker = BrokerProcess(_start(arguments, env, Path(output)), Path(output))
         try:
             await broker.wait_ready(start_timeout)
             yield broker
@@ -130,13 +173,25 @@ async def running_broker(
             broker.process.wait(timeout=10.0)
 
 
-def _start(
-    command: Sequence[str], options: Sequence[str], env: Mapping[str, str] | None, output: Path
-) -> subprocess.Popen[bytes]:
+def broker_command(*arguments: str) -> list[str]:
+    """Return how to run `stdio-broker` with these arguments, measured if we are."""
+    return [sys.executable, *_interpreter_options(), *arguments]
+
+
+def events_in(log: str, name: str | None = None) -> list[dict[str, Any]]:
+    """Return what a broker has logged as JSON; only what has this name, if one is given.
+
+    The last line may be half written.
+    """
+    events = [json.loads(line) for line in log.splitlines(keepends=True) if line.endswith("}\n")]
+    return [event for event in events if name is None or event["event"] == name]
+
+
+def _start(arguments: Sequence[str], env: Mapping[str, str] | None, output: Path) -> subprocess.Popen[bytes]:
     # Files instead of pipes: nobody has to read while the broker writes.
     with (output / "stdout").open("wb") as stdout, (output / "stderr").open("wb") as stderr:
         return subprocess.Popen(
-            [sys.executable, *_interpreter_options(), "run", "--port", "0", *options, "--", *command],
+            broker_command(*arguments),
             env={**os.environ, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=stdout,

@@ -5,7 +5,9 @@ As `stdio_broker.broker` joins it, but with settings of the test's choice and wi
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import dataclasses
 import logging
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -15,16 +17,38 @@ from typing import Any
 
 import httpx
 
+from stdio_broker.auth import Authenticator, NoAuthentication
 from stdio_broker.bridge import Settings as BridgeSettings
-from stdio_broker.http import App, HttpServer, McpEndpoint, bind
+from stdio_broker.http import App, HttpServer, bind
 from stdio_broker.http import Settings as HttpSettings
-from stdio_broker.sessions import ServerRecipe, SessionIds, SessionManager
+from stdio_broker.sessions import Quotas, QuotaSettings, ServerRecipe, SessionIds, SessionManager
 from stdio_broker.sessions import Settings as SessionSettings
+from stdio_broker.sessions.settings import Recovery
 from stdio_broker.supervisor import Config, Supervisor
 from tests.support.mcp_client import McpClient, Message
 from tests.support.modern_client import ModernClient
 
-__all__ = ["CHILD", "Edge", "child_config", "managing", "serving", "serving_without_sockets"]
+__all__ = [
+    "CHILD",
+    "UNBOUNDED",
+    "Edge",
+    "child_config",
+    "managing",
+    "no_errors_logged",
+    "serving",
+    "serving_without_sockets",
+]
+
+#: What one user of a test may have, unless it is about that: a test often has one for everything.
+UNBOUNDED = QuotaSettings(
+    max_sessions_per_principal=4096,
+    max_children_per_principal=512,
+    max_starting_per_principal=8,
+    max_waiting_per_principal=512,
+    max_calls_per_principal=100_000,
+    starts_per_minute=1e9,
+    start_burst=100_000,
+)
 
 #: The command of `mcp_child.py`; its modes are further words.
 CHILD = (sys.executable, "-I", "-S", str(Path(__file__).parents[1] / "children" / "mcp_child.py"))
@@ -74,15 +98,22 @@ async def managing(
     *,
     settings: SessionSettings | None = None,
     bridge: BridgeSettings | None = None,
+    quotas: QuotaSettings | None = None,
+    recovery: Recovery = "end",
+    recipe: ServerRecipe | None = None,
 ) -> AsyncIterator[tuple[SessionManager, Supervisor]]:
-    """Manage sessions of a child, without HTTP, until the block is left."""
+    """Manage sessions of a child, without HTTP, until the block is left.
+
+    A session ends with its child, unless `recovery` says otherwise, whatever the settings say.
+    """
     async with Supervisor() as supervisor:
         manager = SessionManager(
-            ServerRecipe("child", config or child_config()),
+            recipe or ServerRecipe("child", config or child_config()),
             supervisor,
-            settings=settings or SessionSettings(),
+            settings=dataclasses.replace(settings or SessionSettings(), recovery=recovery),
             bridge_settings=bridge or BridgeSettings(),
             ids=SessionIds(),
+            quotas=Quotas(quotas or UNBOUNDED, now=asyncio.get_running_loop().time),
         )
         async with manager:
             try:
@@ -100,6 +131,10 @@ async def serving(
     http: HttpSettings | None = None,
     settings: SessionSettings | None = None,
     bridge: BridgeSettings | None = None,
+    quotas: QuotaSettings | None = None,
+    recovery: Recovery = "end",
+    recipe: ServerRecipe | None = None,
+    authenticator: Authenticator | None = None,
 ) -> AsyncIterator[Edge]:
     """Serve a child on a loopback socket until the block is left.
 
@@ -108,9 +143,12 @@ async def serving(
     http_settings = http or HttpSettings()
     listener = bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}{http_settings.path}"
-    with _no_errors_logged():
-        async with managing(config, settings=settings, bridge=bridge) as (manager, supervisor):
-            app = App(McpEndpoint(manager, http_settings), manager, http_settings)
+    with no_errors_logged():
+        async with managing(
+            config, settings=settings, bridge=bridge, quotas=quotas, recovery=recovery, recipe=recipe
+        ) as (manager, supervisor):
+            app = App(authenticator or NoAuthentication(), http_settings)
+            app.mount(manager, http_settings.path)
             async with HttpServer(app, listener, http_settings).serving():
                 try:
                     yield Edge(url, manager, supervisor, app)
@@ -126,13 +164,15 @@ async def serving_without_sockets(
     *,
     http: HttpSettings | None = None,
     settings: SessionSettings | None = None,
+    authenticator: Authenticator | None = None,
 ) -> AsyncIterator[tuple[Edge, McpClient]]:
     """Serve a child to one client that calls the application: fast, but it sees whole answers only."""
     http_settings = http or HttpSettings()
     url = f"http://127.0.0.1:8080{http_settings.path}"
-    with _no_errors_logged():
+    with no_errors_logged():
         async with managing(config, settings=settings) as (manager, supervisor):
-            app = App(McpEndpoint(manager, http_settings), manager, http_settings)
+            app = App(authenticator or NoAuthentication(), http_settings)
+            app.mount(manager, http_settings.path)
             transport = httpx.ASGITransport(app)
             async with McpClient(url, httpx.AsyncClient(transport=transport)) as client:
                 yield Edge(url, manager, supervisor, app, has_socket=False), client
@@ -148,7 +188,8 @@ class _Errors(logging.Handler):
 
 
 @contextlib.contextmanager
-def _no_errors_logged() -> Iterator[None]:
+def no_errors_logged() -> Iterator[None]:
+    """Fail if an error is logged in the block: nothing that a client or a child does is one."""
     errors = _Errors()
     logging.getLogger().addHandler(errors)
     try:

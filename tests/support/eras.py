@@ -12,22 +12,16 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import httpx
-import pytest
 
+from stdio_broker.auth import Access, NoAuthentication
 from stdio_broker.bridge import LegacyChild, ModernChild
 from stdio_broker.bridge import Settings as BridgeSettings
-from stdio_broker.http import McpEndpoint
 from stdio_broker.http import Settings as HttpSettings
-from stdio_broker.http.modern import ModernEndpoint
-from stdio_broker.http.wire import HttpRequest
-from stdio_broker.protocol.jsonrpc import Message as ParsedMessage
 from stdio_broker.protocol.jsonrpc import Request, parse_body
 from stdio_broker.protocol.modern import ModernRequest, read_request
-from stdio_broker.protocol.revisions import Era
-from stdio_broker.sessions import ANONYMOUS, Principal, Session, SessionManager
+from stdio_broker.sessions import ANONYMOUS, Principal
 from stdio_broker.sessions import Settings as SessionSettings
 from stdio_broker.supervisor import Config
-from tests.support import edge as edge_module
 from tests.support.edge import Edge, child_config, serving
 from tests.support.mcp_client import ANSWER_TIMEOUT, REVISION, McpClient, Message
 from tests.support.modern_client import EVERYTHING, ModernClient
@@ -53,8 +47,8 @@ __all__ = [
 
 AnyClient: TypeAlias = McpClient | ModernClient
 
-# The header field by which a test says who asks; only `PrincipalEndpoint` believes it.
-_PRINCIPAL = "x-test-principal"
+#: Who vouches for the principals of tests.
+ISSUER = "https://login.example.com"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,62 +140,29 @@ def parsed(message: Message) -> ModernRequest:
 # Several principals.
 
 
-class PrincipalEndpoint(McpEndpoint):
-    """The endpoint, if authentication were done and had found who a header field names."""
+class NamedPrincipals(NoAuthentication):
+    """Believes whoever names a principal as a bearer."""
 
-    def __init__(self, sessions: SessionManager, settings: HttpSettings) -> None:
-        super().__init__(sessions, settings)
-        self._modern = _PrincipalModernEndpoint(sessions.leases, settings)
-
-    def _era(
-        self,
-        request: HttpRequest,
-        principal: Principal,  # noqa: ARG002 - everybody: nobody was authenticated
-        message: ParsedMessage | list[ParsedMessage],
-    ) -> Era:
-        return super()._era(request, _principal_of(request), message)
-
-    def _session(self, request: HttpRequest, principal: Principal) -> Session:  # noqa: ARG002 - as above
-        return super()._session(request, _principal_of(request))
-
-    async def _post(
-        self,
-        request: HttpRequest,
-        principal: Principal,  # noqa: ARG002 - everybody: nobody was authenticated
-        message: ParsedMessage | list[ParsedMessage],
-    ) -> None:
-        await super()._post(request, _principal_of(request), message)
-
-
-class _PrincipalModernEndpoint(ModernEndpoint):
-    async def serve(
-        self,
-        request: HttpRequest,
-        principal: Principal,  # noqa: ARG002 - everybody: nobody was authenticated
-        message: ParsedMessage | list[ParsedMessage],
-    ) -> None:
-        await super().serve(request, _principal_of(request), message)
-
-
-def _principal_of(request: HttpRequest) -> Principal:
-    subject = request.header(_PRINCIPAL.encode())
-    assert subject is not None, "a request without a principal"
-    return Principal("https://login.example.com", subject.decode())
+    async def authenticate(self, authorization: bytes | None, peer: str) -> Access:
+        """Return the access of the principal that the field names."""
+        assert authorization is not None, f"a request without a principal from {peer}"
+        return Access(principal=Principal(ISSUER, authorization.removeprefix(b"Bearer ").decode()))
 
 
 @contextlib.asynccontextmanager
 async def serving_principals(
-    config: Config,
+    config: Config | None,
     *,
     http: HttpSettings | None = None,
     settings: SessionSettings | None = None,
     bridge: BridgeSettings | None = None,
+    **options: Any,  # noqa: ANN401 - passed on
 ) -> AsyncIterator[Edge]:
     """Serve as `serving` does, to the clients of `legacy_client` and `modern_client`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(edge_module, "McpEndpoint", PrincipalEndpoint)
-        async with serving(config, http=http, settings=settings, bridge=bridge) as edge:
-            yield edge
+    async with serving(
+        config, http=http, settings=settings, bridge=bridge, authenticator=NamedPrincipals(), **options
+    ) as edge:
+        yield edge
 
 
 def legacy_client(edge: Edge, subject: str) -> McpClient:
@@ -217,7 +178,7 @@ def modern_client(edge: Edge, subject: str, *, capabilities: Message | None = No
 
 def _http_of(subject: str) -> httpx.AsyncClient:
     async def name(request: httpx.Request) -> None:
-        request.headers[_PRINCIPAL] = subject
+        request.headers["authorization"] = f"Bearer {subject}"
 
     return httpx.AsyncClient(
         timeout=ANSWER_TIMEOUT,

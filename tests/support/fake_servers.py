@@ -67,8 +67,10 @@ class FakeServers(Supervisor):
         discover: Result of `server/discover`; an error if it has a "code"; or `SILENCE`, or `ENDS`.
         initialize: The same of `initialize`.
         listen: The same of `subscriptions/listen`; None agrees to all.
+        results: The same of any other request, by method; one that is not there gets no answer.
         start_seconds: How long a start takes.
         start_error: What a start raises instead, or None.
+        configs: How each was to be started.
     """
 
     def __init__(
@@ -78,9 +80,11 @@ class FakeServers(Supervisor):
         self.discover = discover_result() if discover is None else discover
         self.initialize = INITIALIZE_RESULT if initialize is None else initialize
         self.listen: Message | str | None = None
+        self.results: dict[str, Message | str] = {}
         self.start_seconds = 0.0
         self.start_error: Exception | None = None
         self.children: list[FakeChild] = []
+        self.configs: list[Config] = []
 
     @classmethod
     def legacy(cls) -> FakeServers:
@@ -117,12 +121,13 @@ class FakeServers(Supervisor):
         if self.start_error is not None:
             raise self.start_error
         child = FakeChild(config, answer=lambda line: self._answer(child, line))
+        self.configs.append(config)
         self.children.append(child)
         return child
 
     def _answer(self, child: FakeChild, line: bytes) -> list[bytes]:
         message = json.loads(line)
-        replies = {"server/discover": self.discover, "initialize": self.initialize}
+        replies = {**self.results, "server/discover": self.discover, "initialize": self.initialize}
         reply = replies.get(message.get("method"))
         if message.get("method") == "subscriptions/listen":
             reply = self.listen
@@ -131,7 +136,7 @@ class FakeServers(Supervisor):
                 return [notice("notifications/subscriptions/acknowledged", message["id"], **agreed)]
         if reply == ENDS:
             child.exit()
-        if reply is None or isinstance(reply, str):
+        if reply is None or isinstance(reply, str) or "id" not in message:
             return []
         return [error_line(message["id"], reply) if "code" in reply else answer_line(message["id"], reply)]
 

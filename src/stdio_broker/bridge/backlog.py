@@ -2,6 +2,8 @@
 
 from collections import deque
 
+from .budget import Budget
+
 __all__ = ["Backlog"]
 
 
@@ -11,15 +13,20 @@ class Backlog:
     Args:
         max_messages: Messages that may wait.
         max_bytes: Bytes that may wait.
+        budget: Bounds what waits in all backlogs and streams together; None if nothing does.
     """
 
-    __slots__ = ("_max_bytes", "_max_messages", "_messages", "_size")
+    __slots__ = ("_budget", "_max_bytes", "_max_messages", "_messages", "_size")
 
-    def __init__(self, *, max_messages: int, max_bytes: int) -> None:
+    def __init__(self, *, max_messages: int, max_bytes: int, budget: Budget | None = None) -> None:
+        self._budget = budget or Budget()
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._messages: deque[bytes] = deque()
         self._size = 0
+
+    def __del__(self) -> None:
+        self._budget.remove(self._size)
 
     @property
     def oldest(self) -> bytes | None:
@@ -33,25 +40,39 @@ class Backlog:
             IndexError: There is none.
         """
         message = self._messages.popleft()
-        self._size -= len(message)
+        self._resize(-len(message))
         return message
 
     def add(self, message: bytes) -> list[bytes]:
         """Add the newest message; return what was given up for it.
 
-        One that is too long by itself must not cost the others: it is given up, and they stay.
+        One that is too long by itself must not cost the others: it is given up, and they stay. So is one
+        that the budget has no room for.
         """
-        if len(message) > self._max_bytes:
+        if len(message) > self._max_bytes or not self._budget.has_room_for(len(message)):
             return [message]
         self._messages.append(message)
-        self._size += len(message)
+        self._resize(len(message))
         return self._trim()
 
     def put_back(self, messages: list[bytes]) -> list[bytes]:
-        """Add messages that are older than all that wait here; return what was given up."""
+        """Add messages that are older than all that wait here; return what was given up.
+
+        The budget does not matter: they were charged to it until now.
+        """
         self._messages.extendleft(reversed(messages))
-        self._size += sum(map(len, messages))
+        self._resize(sum(map(len, messages)))
         return self._trim()
+
+    def leave_budget(self) -> None:
+        """Charge nothing any more: what is left is for a client that comes soon, or goes with all else."""
+        self._budget.remove(self._size)
+        self._budget = Budget()
+        self._budget.add(self._size)
+
+    def _resize(self, by: int) -> None:
+        self._size += by
+        self._budget.add(by)
 
     def _trim(self) -> list[bytes]:
         given_up = []

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from ..protocol.jsonrpc import Request, parse_line
 from .backlog import Backlog
+from .budget import Budget
 from .events import EventLog, StreamLog
 from .settings import Settings
 from .streams import Exchange, MessageStream
@@ -33,6 +34,7 @@ class ClientStreams:
         on_idle: Called whenever no client waits for an answer any more; sometimes twice.
         on_slow: Called with an exchange that was cut because its client does not read.
         on_lost: Called with the messages that reach nobody.
+        budget: Bounds what these streams and others hold together; None if nothing does.
 
     Attributes:
         events: What was written, for clients that come back.
@@ -46,9 +48,11 @@ class ClientStreams:
         on_idle: Callable[[], None],
         on_slow: Callable[[Exchange], None],
         on_lost: Callable[[list[bytes]], None],
+        budget: Budget | None = None,
     ) -> None:
+        self._budget = budget or Budget()
         self.events: EventLog[MessageStream] = EventLog(
-            max_events=settings.max_replay_events, max_bytes=settings.max_replay_bytes
+            max_events=settings.max_replay_events, max_bytes=settings.max_replay_bytes, budget=self._budget
         )
         self.lost_messages = 0
         self._loop = asyncio.get_running_loop()
@@ -62,7 +66,9 @@ class ClientStreams:
         self._get: MessageStream | None = None
         self._last_get: MessageStream | None = None  # a client can come back to it, whenever it likes
         self._backlog = Backlog(
-            max_messages=settings.max_backlog_messages, max_bytes=settings.max_backlog_bytes
+            max_messages=settings.max_backlog_messages,
+            max_bytes=settings.max_backlog_bytes,
+            budget=self._budget,
         )
         self._ended = False
 
@@ -70,6 +76,11 @@ class ClientStreams:
     def busy(self) -> bool:
         """Whether a client that we can reach, or that may come back, waits for an answer."""
         return bool(self._exchanges or self._suspended)
+
+    @property
+    def listening(self) -> bool:
+        """Whether a client reads a GET stream."""
+        return self._get is not None and self._get.open
 
     @property
     def suspended(self) -> int:
@@ -82,9 +93,20 @@ class ClientStreams:
         stream = self._for_related()
         return stream is not None and stream not in self._suspended
 
-    def open(self) -> Exchange:
-        """Return the stream of a new POST. Whoever reads it must `release` it."""
-        exchange = Exchange(self._loop, max_bytes=self._settings.max_stream_bytes, events=self.events)
+    def open(self, *, refusable: bool = True) -> Exchange:
+        """Return the stream of a new POST. Whoever reads it must `release` it.
+
+        Args:
+            refusable: Whether this is a new call, not one that was let through already.
+
+        Raises:
+            LimitReached: Messages hold all the bytes that they may.
+        """
+        if refusable:
+            self._budget.check()
+        exchange = Exchange(
+            self._loop, max_bytes=self._settings.max_stream_bytes, events=self.events, budget=self._budget
+        )
         self._exchanges[exchange] = exchange
         return exchange
 
@@ -94,7 +116,7 @@ class ClientStreams:
         Taking over, not refusing: a client that lost its connection comes back long before we
         notice that the old one is dead.
         """
-        stream = MessageStream(self._loop, max_bytes=self._settings.max_stream_bytes, events=self.events)
+        stream = self._new_stream()
         self._take_over_get(stream)
         return stream
 
@@ -114,7 +136,7 @@ class ClientStreams:
             stream: MessageStream = self._succeed(earlier)
             stream.follow(log, number)
         else:
-            stream = MessageStream(self._loop, max_bytes=self._settings.max_stream_bytes, events=self.events)
+            stream = self._new_stream()
             stream.follow(log, number)
             self._take_over_get(stream)
         return stream
@@ -184,7 +206,13 @@ class ClientStreams:
         for exchange in list(self._suspended):
             exchange.detach()
         self._suspended.clear()
+        self._backlog.leave_budget()
         self._check_idle()
+
+    def _new_stream(self) -> MessageStream:
+        return MessageStream(
+            self._loop, max_bytes=self._settings.max_stream_bytes, events=self.events, budget=self._budget
+        )
 
     def _take_over_get(self, stream: MessageStream) -> None:
         earlier, self._last_get = self._last_get, stream
@@ -280,6 +308,11 @@ class ClientSide:
     def busy(self) -> bool:
         """Whether a client that we can reach, or that may come back, waits for an answer."""
         return self._streams.busy
+
+    @property
+    def listening(self) -> bool:
+        """Whether the client reads a GET stream."""
+        return self._streams.listening
 
     def listen(self) -> MessageStream:
         """Open the stream of a GET; see `ClientStreams.listen`."""

@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 from ..errors import LocalProtocolError
 from ..protocol.jsonrpc import INVALID_REQUEST
+from .budget import Budget
 
 __all__ = ["EVENT_OVERHEAD_BYTES", "EventLog", "EventsLost", "StreamLog"]
 
@@ -66,19 +67,25 @@ class EventLog(Generic[Owner]):
     Args:
         max_events: Events that are kept, of all streams together; past it the oldest is given up.
         max_bytes: The same in bytes, with `EVENT_OVERHEAD_BYTES` for each. A longer event is not kept.
+        budget: Bounds what all logs, streams and backlogs hold together; None if nothing does. What is
+            kept here is kept just in case, so it gives way.
 
     Attributes:
         held_bytes: Bytes that are kept now, overhead included.
     """
 
-    def __init__(self, *, max_events: int, max_bytes: int) -> None:
+    def __init__(self, *, max_events: int, max_bytes: int, budget: Budget | None = None) -> None:
         self.held_bytes = 0
+        self._budget = budget or Budget()
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._streams: dict[int, StreamLog[Owner]] = {}
         self._order: deque[tuple[StreamLog[Owner], int]] = deque()
         self._last_number = 0
         self._closed = False
+
+    def __del__(self) -> None:
+        self._budget.remove(self.held_bytes)
 
     @property
     def held_events(self) -> int:
@@ -106,12 +113,12 @@ class EventLog(Generic[Owner]):
     def record(self, log: StreamLog[Owner], message: bytes) -> bytes:
         """Keep a message that is being written; return the id of its event."""
         event_id = self.mark(log)
-        if log.number not in self._streams or _size(message) > self._max_bytes:
+        if log.number not in self._streams or not self._has_room_for(_size(message)):
             log.horizon = log.last
             return event_id
         log.kept[log.last] = message
         self._order.append((log, log.last))
-        self.held_bytes += _size(message)
+        self._resize(_size(message))
         while len(self._order) > self._max_events or self.held_bytes > self._max_bytes:
             self._drop_oldest()
         return event_id
@@ -168,7 +175,7 @@ class EventLog(Generic[Owner]):
         self.revive(log)
         self._streams.pop(log.number, None)
         if log.kept:
-            self.held_bytes -= sum(map(_size, log.kept.values()))
+            self._resize(-sum(map(_size, log.kept.values())))
             self._order = deque(kept for kept in self._order if kept[0] is not log)
             log.kept.clear()
         log.horizon = log.last
@@ -182,12 +189,24 @@ class EventLog(Generic[Owner]):
             log.horizon = log.last
         self._streams.clear()
         self._order.clear()
-        self.held_bytes = 0
+        self._resize(-self.held_bytes)
+
+    def _has_room_for(self, size: int) -> bool:
+        """Whether an event may be kept, once older ones are given up."""
+        if size > self._max_bytes:
+            return False
+        while self._order and not self._budget.can_spare(size):
+            self._drop_oldest()
+        return self._budget.can_spare(size)
+
+    def _resize(self, by: int) -> None:
+        self.held_bytes += by
+        self._budget.add(by)
 
     def _drop_oldest(self) -> None:
         log, number = self._order.popleft()
         log.horizon = max(log.horizon, number)
-        self.held_bytes -= _size(log.kept.pop(number))
+        self._resize(-_size(log.kept.pop(number)))
         if log.retired and not log.kept:
             self.forget(log)
 

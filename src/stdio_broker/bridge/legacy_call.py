@@ -87,6 +87,8 @@ class LegacyCall:
         may_ask: Whether the child may ask something to answer it.
     """
 
+    outlives = False
+
     def __init__(self, child: "LegacyChild", request: ModernRequest, exchange: SharedExchange) -> None:
         self.child_id = b""
         self.name = secrets.token_urlsafe(12)
@@ -105,6 +107,7 @@ class LegacyCall:
         self._heard = False  # whether the child was told of the call
         self._pending: list[Request] = []  # questions that the client was not asked yet
         self._finished: Response | None = None  # what the child has answered while nobody waited
+        self._held_bytes = 0  # of questions and answer, charged to the budget
         self._timer: asyncio.TimerHandle | None = None
         exchange.on_abandoned = self.abandon
 
@@ -159,8 +162,12 @@ class LegacyCall:
         elif len(self._pending) + len(self.open) >= self._child.settings.max_questions:
             text = "too many requests wait for the client's answer"
             self._child.say_soon(error_response(question.id, INTERNAL_ERROR, text))
+        elif not self._child.budget.has_room_for(len(question.source)):
+            text = "there is no room to keep this request until the client answers it"
+            self._child.say_soon(error_response(question.id, INTERNAL_ERROR, text))
         else:
             self._pending.append(question)
+            self._charge()
             self._ask_soon()
 
     def withdraw(self, question_id: bytes) -> None:
@@ -176,12 +183,14 @@ class LegacyCall:
         for key, question in list(self.open.items()):
             if question.id == question_id:
                 del self.open[key]
+        self._charge()
 
     def answered(self, response: Response) -> None:
         """Pass on the answer, or keep it for a client that will come back."""
         self._refuse_questions("the request was answered before this was")
         if self._state is _State.PARKED:
             self._finished = response
+            self._charge()
         else:
             self._finish(response)
 
@@ -230,6 +239,7 @@ class LegacyCall:
         # Whatever else is in there is of no use to anybody.
         answered = [(self.open.pop(key), value) for key, value in brought if key in self.open]
         answers = [(question, _result(question.id, value)) for question, value in answered]
+        self._charge()
         if self._finished is not None:
             self._finish(self._finished)
             return False
@@ -365,13 +375,26 @@ class LegacyCall:
         self._unsaid.clear()
         self._pending.clear()
         self.open.clear()
+        self._charge()
 
     def _over(self) -> None:
         self._state = _State.OVER
         self._unsaid.clear()
+        self._pending.clear()
+        self.open.clear()  # of a child that has ended, they stay here
+        self._finished = None
+        self._charge()
         self._stop_timer()
         self._child.parking.discard(self)
         self._child.leave(self)
+
+    def _charge(self) -> None:
+        """Charge what is kept for a client that will come back."""
+        held = sum(len(question.source) for question in (*self._pending, *self.open.values()))
+        if self._finished is not None:
+            held += sum(map(len, self._finished.members.values()))
+        self._child.budget.add(held - self._held_bytes)
+        self._held_bytes = held
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -41,6 +41,7 @@ from ..protocol.modern import DISCOVER, LISTEN, LOG_LEVELS, ModernRequest
 from ..protocol.revisions import LATEST
 from ..protocol.to_modern import discover_result
 from ..supervisor import Child
+from .budget import Budget
 from .changes import LIST_CHANGED, UPDATED, Changes, LegacyListener
 from .legacy_call import LegacyCall
 from .listeners import Listeners
@@ -70,6 +71,7 @@ class LegacyChild(SharedChild):
         capabilities: What its clients can be asked.
         changes: Everybody of the owner who listens to the server.
         takes_turns: Whether a child of the server has asked something before.
+        budget: Bounds what its exchanges and others hold together; None if nothing does.
         on_idle: Called whenever the child owes nothing any more; sometimes twice.
         on_asked: Called when it asks something for the first time.
 
@@ -92,10 +94,11 @@ class LegacyChild(SharedChild):
         changes: Changes,
         *,
         takes_turns: bool = False,
+        budget: Budget | None = None,
         on_idle: Callable[[], None] = lambda: None,
         on_asked: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(child, settings, on_idle=on_idle)
+        super().__init__(child, settings, budget=budget, on_idle=on_idle)
         self.agreement: Agreement | None = None
         self.orphans: list[LegacyListener] = []
         self.ambiguous_questions = 0
@@ -129,6 +132,11 @@ class LegacyChild(SharedChild):
         """Requests that somebody waits for; nobody does while a call is parked."""
         return len(self._callers) - sum(call.parked for call in self.parking)
 
+    @property
+    def owed(self) -> int:
+        """Requests that no other child could go on with: running, parked, or answered while parked."""
+        return super().owed + sum(call.child_id not in self._callers for call in self.parking)
+
     async def initialize(self, client_name: str, client_version: str) -> Members | None:
         """Shake hands; return the error if the child refuses.
 
@@ -160,7 +168,7 @@ class LegacyChild(SharedChild):
         Raises:
             BridgeBroken: The child has ended.
             ChildGone: The child is being stopped.
-            LimitReached: Too many calls are in flight.
+            LimitReached: Too many calls are in flight, or messages hold all the bytes that they may.
             LocalProtocolError: The request brings a state or answers that are not good, or its method
                 is none of this revision's.
         """
@@ -286,8 +294,7 @@ class LegacyChild(SharedChild):
             self.leave(call)
 
     def _check_idle(self) -> None:
-        if not self.busy:
-            self._on_idle()
+        self._note_less()
 
     async def say(self, line: bytes) -> None:
         """Say something to the child; wait while it does not read.

@@ -49,12 +49,13 @@ from ..protocol.modern import (
 )
 from ..protocol.to_legacy import read_input_required, result_for_legacy, result_kind, retry_params
 from .bridge import BridgeStatistics
+from .budget import Budget
 from .client_streams import ClientSide, ClientStreams
 from .legacy_client import ChildEnded, ClientQuestions, LegacyClient, Refused
 from .messages import child_ended, slow_client
 from .modern_child import ModernChild
 from .settings import Settings
-from .streams import Exchange
+from .streams import Exchange, MessageStream
 from .watching import Watching
 
 __all__ = ["LegacySession"]
@@ -77,6 +78,7 @@ class LegacySession(ClientSide):
         acquire: Returns the child, and starts it if need be.
         settings: Bounds.
         spawn: Starts a task; whoever gives it waits for the task's end. All end with the session.
+        budget: Bounds what its messages and others hold together; None if nothing does.
         on_idle: Called whenever no client waits for an answer any more; sometimes twice.
     """
 
@@ -87,21 +89,26 @@ class LegacySession(ClientSide):
         settings: Settings,
         *,
         spawn: Callable[[Coroutine[None, None, None]], asyncio.Task[None]],
+        budget: Budget | None = None,
         on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         self.client = client
+        self._budget = budget or Budget()
         self._acquire = acquire
         self._settings = settings
         self._spawn = spawn
         self._streams = ClientStreams(
-            settings, on_idle=on_idle, on_slow=self._give_up, on_lost=self._refuse_questions
+            settings,
+            on_idle=on_idle,
+            on_slow=self._give_up,
+            on_lost=self._refuse_questions,
+            budget=self._budget,
         )
         self._questions = ClientQuestions(client, self._streams, settings)
         self._watching = Watching(client, acquire, settings, spawn=spawn, tell=self._streams.send_unrelated)
         self._calls: dict[Exchange, _Call] = {}
         self._by_client_id: dict[bytes, _Call] = {}
         self._log_level: str | None = None
-        self._ended = asyncio.Event()
         self._ending: BridgeBroken | None = None
 
     def statistics(self) -> BridgeStatistics:
@@ -115,11 +122,28 @@ class LegacySession(ClientSide):
             dropped_messages=self._streams.lost_messages,
         )
 
+    def listen(self) -> MessageStream:
+        """Open the stream of a GET; see `ClientStreams.listen`."""
+        stream = super().listen()
+        self._watching.go_on()
+        return stream
+
+    def resume(self, event_id: bytes) -> MessageStream:
+        """Go on with the stream that an event was on; see `ClientStreams.resume`.
+
+        Raises:
+            LocalProtocolError: This is no id of an event.
+            EventsLost: The stream cannot be resumed there.
+        """
+        stream = super().resume(event_id)
+        self._watching.go_on()
+        return stream
+
     # From the client.
 
     def greet(self, answer: bytes) -> Exchange:
         """Return an exchange with the answer to `initialize` on it."""
-        exchange = self._streams.open()
+        exchange = self._streams.open(refusable=False)
         self._streams.answer(exchange, answer)
         return exchange
 
@@ -130,7 +154,7 @@ class LegacySession(ClientSide):
 
         Raises:
             BridgeBroken: The session has ended.
-            LimitReached: Too many calls are in flight.
+            LimitReached: Too many calls are in flight, or messages hold all the bytes that they may.
         """
         if self._ending is not None:
             raise self._ending.again()
@@ -142,6 +166,8 @@ class LegacySession(ClientSide):
         if request.method == "ping":
             self._streams.answer(exchange, result_response(request.id, {}))
             return exchange
+        # Kept until the answer: it is repeated with the answers to the child's questions.
+        self._budget.add(len(request.source))
         call = _Call(request, exchange)
         self._calls[exchange] = self._by_client_id[request.id] = call
         call.task = self._spawn(self._serve(call))
@@ -163,9 +189,14 @@ class LegacySession(ClientSide):
         """Take the client's answer to a question; an answer to nothing is dropped."""
         self._questions.reply(response)
 
-    async def run(self) -> None:
-        """Wait until the session is ended."""
-        await self._ended.wait()
+    @property
+    def subscriptions(self) -> int:
+        """How many resources the client is subscribed to."""
+        return self._watching.subscriptions
+
+    def doze(self) -> None:
+        """Need no child until the next call: what is watched at one is watched again then."""
+        self._watching.pause()
 
     def end_watching(self) -> None:
         """Tell of no changes any more, so that the child owes us answers only."""
@@ -178,7 +209,6 @@ class LegacySession(ClientSide):
         for call in list(self._calls.values()):
             self._end(call, child_ended(call.request.id, ending))
         self._streams.end()
-        self._ended.set()
 
     # One call.
 
@@ -311,6 +341,7 @@ class LegacySession(ClientSide):
         """Answer a call, unless somebody has already."""
         if self._calls.pop(call.exchange, None) is None:
             return
+        self._budget.remove(len(call.request.source))
         # A client that reused the id meanwhile has a newer call under it.
         if self._by_client_id.get(call.request.id) is call:
             del self._by_client_id[call.request.id]
@@ -345,6 +376,8 @@ class _Round:
     Attributes:
         outcome: The answer, or why there is none.
     """
+
+    outlives = False
 
     def __init__(self, streams: ClientStreams, call: _Call) -> None:
         self.outcome: asyncio.Future[Response | BridgeBroken] = asyncio.get_running_loop().create_future()

@@ -34,6 +34,7 @@ from ..protocol.modern import (
 )
 from ..protocol.revisions import MODERN_VERSION
 from ..supervisor import Child
+from .budget import Budget
 from .owner import Owner
 from .relay import Listener, Relay
 from .seal import Claims, invalid_state
@@ -58,6 +59,7 @@ class ModernChild(SharedChild):
         child: Running, with its stdout unread.
         settings: Bounds.
         owner: Whose it is.
+        budget: Bounds what its exchanges and others hold together; None if nothing does.
         on_idle: Called whenever the child owes nothing any more; sometimes twice.
 
     Attributes:
@@ -66,9 +68,15 @@ class ModernChild(SharedChild):
     """
 
     def __init__(
-        self, child: Child, settings: Settings, owner: Owner, *, on_idle: Callable[[], None] = lambda: None
+        self,
+        child: Child,
+        settings: Settings,
+        owner: Owner,
+        *,
+        budget: Budget | None = None,
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(child, settings, on_idle=on_idle)
+        super().__init__(child, settings, budget=budget, on_idle=on_idle)
         self.discovery: Discovery | None = None
         self.orphans: list[Listener] = []
         self._owner = owner
@@ -76,10 +84,21 @@ class ModernChild(SharedChild):
         self._unfinished: dict[str, float] = {}  # tasks, with the time until which they count, rising
 
     @property
+    def private(self) -> bool:
+        """Whether what it answers is for its principal only (identity reference, R16)."""
+        return self._owner.private
+
+    @property
     def busy(self) -> bool:
         """Whether the child owes anybody anything: an answer, or the end of a task."""
         until = next(reversed(self._unfinished.values()), 0.0)
         return super().busy or self._loop.time() < until
+
+    @property
+    def owed(self) -> int:
+        """Requests, and tasks, that no other child could go on with."""
+        now = self._loop.time()
+        return super().owed + sum(now < until for until in self._unfinished.values())
 
     def note_task(self, method: str, task_id: str | None, result: Members) -> None:
         """Note from a result how a task stands, if it tells (SEP-2663): a child with one is not idle.
@@ -100,6 +119,7 @@ class ModernChild(SharedChild):
         status = string_member(result, "status")
         if status in TERMINAL or method == "tasks/cancel":
             self._unfinished.pop(task_id, None)
+            self._note_less()
         elif status is not None:
             self._unfinished.pop(task_id, None)
             if len(self._unfinished) >= MAX_TASKS:
@@ -130,7 +150,8 @@ class ModernChild(SharedChild):
         Raises:
             BridgeBroken: The child has ended.
             ChildGone: The child is being stopped.
-            LimitReached: Too many calls are in flight, or streams of changes are open.
+            LimitReached: Too many calls are in flight, or streams of changes are open, or messages hold
+                all the bytes that they may.
             LocalProtocolError: The request brings a state that is not good (any more), or does not say
                 what to listen for.
         """

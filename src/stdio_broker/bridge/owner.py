@@ -11,10 +11,12 @@ class Owner:
     Attributes:
         binding: Bytes that tell this owner from every other: a state is bound to them.
         seal: Makes and opens states.
+        private: Whether its children differ from those of others, by a credential for instance.
         parked: Calls that wait for the answers to a child's questions, of all its children.
     """
 
-    def __init__(self, binding: bytes, seal: Seal) -> None:
+    def __init__(self, binding: bytes, seal: Seal, *, private: bool = False) -> None:
         self.binding = binding
         self.seal = seal
+        self.private = private
         self.parked = 0

@@ -58,6 +58,8 @@ class Relay:
         exchange: Where the answer goes.
     """
 
+    outlives = False
+
     def __init__(self, child: "ModernChild", request: ModernRequest, exchange: SharedExchange) -> None:
         self.child = child
         self.child_id = b""
@@ -125,6 +127,9 @@ class Relay:
             # What the child speaks beyond that, this endpoint would refuse.
             if len(offered(versions)) != len(versions):
                 result["supportedVersions"] = raw(offered(versions))
+        if self.child.private and string_member(result, "cacheScope") == "public":
+            # A server on stdio does not know that others have another one.
+            result["cacheScope"] = raw("private")
         return fill_result(self.request.method, result, self.child.server_info)
 
     def failed(self, ending: BridgeBroken) -> None:
@@ -146,6 +151,8 @@ class Listener(Relay):
     Raises:
         LocalProtocolError: The request does not say what to listen for, or is too long to be kept.
     """
+
+    outlives = True
 
     def __init__(self, child: "ModernChild", request: ModernRequest, exchange: SharedExchange) -> None:
         super().__init__(child, request, exchange)

@@ -27,6 +27,7 @@ from ..protocol.jsonrpc import (
 )
 from ..protocol.modern import ModernRequest
 from ..supervisor import Child
+from .budget import Budget
 from .channel import Channel
 from .messages import answer_too_long, request_members
 from .settings import Settings
@@ -52,8 +53,10 @@ class SharedExchange(Exchange):
 
     __slots__ = ("error_code", "on_abandoned")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, max_bytes: int) -> None:
-        super().__init__(loop, max_bytes=max_bytes)
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, *, max_bytes: int, budget: Budget | None = None
+    ) -> None:
+        super().__init__(loop, max_bytes=max_bytes, budget=budget)
         self.error_code: int | None = None
         self.on_abandoned: Callable[[], None] | None = None
 
@@ -74,6 +77,10 @@ class Caller(Protocol):
     def wants_logs(self) -> bool:
         """Whether log messages that belong to its request may go to it."""
 
+    @property
+    def outlives(self) -> bool:
+        """Whether another child can go on with it where this one stops."""
+
     def told(self, notification: Notification) -> None:
         """Take a notification that belongs to the request."""
 
@@ -90,9 +97,11 @@ class SharedChild(abc.ABC):
     Args:
         child: Running, with its stdout unread.
         settings: Bounds.
+        budget: Bounds what its exchanges and others hold together; None if nothing does.
         on_idle: Called whenever the child owes nothing any more; sometimes twice.
 
     Attributes:
+        budget: As above.
         number: Tells the children of this process apart, for good: pids come again.
         ending: How it ended; None while it can be used.
         server_info: What it says of itself, or None.
@@ -101,8 +110,14 @@ class SharedChild(abc.ABC):
     """
 
     def __init__(
-        self, child: Child, settings: Settings, *, on_idle: Callable[[], None] = lambda: None
+        self,
+        child: Child,
+        settings: Settings,
+        *,
+        budget: Budget | None = None,
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
+        self.budget = budget or Budget()
         self.number = next(_numbers)
         self.ending: BridgeBroken | None = None
         self.server_info: msgspec.Raw | None = None
@@ -116,6 +131,7 @@ class SharedChild(abc.ABC):
         self._last_id = 0
         self._tool_headers = ToolHeaders(self._list_tools, self._spawn, timeout=settings.query_timeout)
         self._tasks: set[asyncio.Task[object]] = set()
+        self._settled: asyncio.Future[None] | None = None
 
     @property
     def first_bad_line(self) -> str | None:
@@ -131,6 +147,20 @@ class SharedChild(abc.ABC):
     def busy(self) -> bool:
         """Whether the child owes anybody anything."""
         return bool(self._callers)
+
+    @property
+    def owed(self) -> int:
+        """Requests that no other child could go on with."""
+        return sum(not caller.outlives for caller in self._callers.values())
+
+    async def wait_settled(self) -> None:
+        """Wait until it owes nothing that another child could not go on with, or has ended. One may wait."""
+        if self.owed and self.ending is None:
+            self._settled = self._loop.create_future()
+            try:
+                await self._settled
+            finally:
+                self._settled = None
 
     def uncrossed(self) -> dict[str, int]:
         """Return how much of what was said to or by the child could not be passed on; only what is not 0."""
@@ -173,8 +203,7 @@ class SharedChild(abc.ABC):
     def close(self, child_id: bytes) -> bool:
         """Note that nobody waits for an answer any more; tell whether somebody did."""
         known = self._callers.pop(child_id, None) is not None
-        if not self.busy:
-            self._on_idle()
+        self._note_less()
         return known
 
     def cancel(self, child_id: bytes, reason: str) -> None:
@@ -213,8 +242,13 @@ class SharedChild(abc.ABC):
             self.close(child_id)
 
     def new_exchange(self) -> SharedExchange:
-        """Return a stream for a modern request."""
-        return SharedExchange(self._loop, max_bytes=self._settings.max_stream_bytes)
+        """Return a stream for a modern request.
+
+        Raises:
+            LimitReached: Messages hold all the bytes that they may.
+        """
+        self.budget.check()
+        return SharedExchange(self._loop, max_bytes=self._settings.max_stream_bytes, budget=self.budget)
 
     async def check_headers(self, request: ModernRequest, fields: Sequence[tuple[bytes, bytes]]) -> None:
         """Refuse a call of a tool whose headers do not say what its arguments say; see `ToolHeaders`."""
@@ -239,6 +273,7 @@ class SharedChild(abc.ABC):
         for caller in callers:
             caller.failed(ending)
         self._on_idle()
+        self._check_settled()
 
     def message(self, message: Message) -> None:
         """Take a message of the child (`Receiver`)."""
@@ -248,8 +283,7 @@ class SharedChild(abc.ABC):
                 logger.debug("child.late_answer", extra={"pid": self._channel.pid})
                 return
             caller.answered(message)
-            if not self.busy:
-                self._on_idle()
+            self._note_less()
         elif isinstance(message, Request):
             self._asked(message)
         elif message.method == "notifications/tools/list_changed":
@@ -262,6 +296,16 @@ class SharedChild(abc.ABC):
         """Fail the call whose answer was too long (`Receiver`)."""
         (response,) = parse_line(answer_too_long(child_id, line_bytes))
         self.message(response)
+
+    def _note_less(self) -> None:
+        if not self.busy:
+            self._on_idle()
+        if self._settled is not None:
+            self._check_settled()
+
+    def _check_settled(self) -> None:
+        if self._settled is not None and not self._settled.done() and not self.owed:
+            self._settled.set_result(None)
 
     def _spawn(self, work: Coroutine[None, None, Result]) -> asyncio.Task[Result]:
         """Do something beside the reading of the child; `run` sees to its end."""
@@ -307,9 +351,12 @@ class _Query:
     """A request of our own."""
 
     wants_logs = False
+    outlives = False
 
     def __init__(self, answer: asyncio.Future[Response]) -> None:
         self.answer = answer
+        # Whoever asks may not come to wait for it.
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def told(self, notification: Notification) -> None:
         pass  # we asked for no progress

@@ -3,17 +3,25 @@
 A `MessageStream` is what a GET reads. An `Exchange` is what a POST reads: the same, with a last
 message that answers the request. A client that lost its connection and comes back reads a successor:
 first what was written and did not reach it, then what waits, then what comes.
+
+What waits is charged to a budget, and given back when it is read, when its client is gone, and when
+the stream is dropped, whatever came before.
 """
 
 import asyncio
 from collections import deque
 
+from .budget import Budget
 from .events import EventLog, EventsLost, StreamLog
 
 __all__ = ["Exchange", "MessageStream", "StreamEnded"]
 
 #: What a waiting message costs besides its bytes, so that many tiny ones count too.
 MESSAGE_OVERHEAD_BYTES = 64
+
+#: A message up to this size finds room on a stream on which nothing waits, though the budget is full: it
+#: is others that hold it, and a client that reads shall not pay for it.
+SMALL_BYTES = 4096
 
 
 class StreamEnded(Exception):
@@ -27,6 +35,7 @@ class MessageStream:
         loop: The running loop. Asking for it here would cost every call a system call (Python 3.11).
         max_bytes: Bytes that may wait, with `MESSAGE_OVERHEAD_BYTES` for each message.
         events: Keeps what is written, for a client that comes back; None if there is no coming back.
+        budget: Bounds what waits on all streams together; None if nothing does.
 
     Attributes:
         attached: Whether a client still reads it. Detached, it takes nothing more.
@@ -35,6 +44,7 @@ class MessageStream:
     """
 
     __slots__ = (
+        "_budget",
         "_ended",
         "_events",
         "_loop",
@@ -54,8 +64,10 @@ class MessageStream:
         *,
         max_bytes: int,
         events: "EventLog[MessageStream] | None" = None,
+        budget: Budget | None = None,
     ) -> None:
         self._loop = loop
+        self._budget = budget or Budget()
         self._events = events
         self._max_bytes = max_bytes
         self._messages: deque[bytes] = deque()
@@ -66,6 +78,11 @@ class MessageStream:
         self.attached = True
         self.cut = False
         self.log: StreamLog[MessageStream] | None = None
+
+    def __del__(self) -> None:
+        # Not everybody who opens a stream comes to the point of reading it, or of letting it go.
+        if self._size:
+            self._budget.remove(self._size)
 
     @property
     def open(self) -> bool:
@@ -80,14 +97,19 @@ class MessageStream:
     def has_room_for(self, message: bytes) -> bool:
         """Whether a message would be taken.
 
-        The first one always fits: a long one that nobody had the time to read is nobody's fault.
+        The first one fits whatever the stream's own bound: a long one that nobody had the time to read
+        is nobody's fault.
         """
-        return not self._messages or self._size + len(message) + MESSAGE_OVERHEAD_BYTES <= self._max_bytes
+        size = len(message) + MESSAGE_OVERHEAD_BYTES
+        if not self._messages:
+            return len(message) <= SMALL_BYTES or self._budget.has_room_for(size)
+        return self._size + size <= self._max_bytes and self._budget.has_room_for(size)
 
     def put(self, message: bytes) -> bool:
         """Add a message; False if the stream takes none.
 
-        A reader that is too far behind has its stream cut here.
+        A reader that is too far behind has its stream cut here; so has one that wants what the budget
+        does not have.
         """
         if not self.open:
             return False
@@ -108,6 +130,7 @@ class MessageStream:
         self.attached = False
         rest = list(self._messages)
         self._messages.clear()
+        self._budget.remove(self._size)
         self._size = 0
         return rest
 
@@ -178,12 +201,16 @@ class MessageStream:
                     raise StreamEnded
                 return None
         message = self._messages.popleft()
-        self._size -= len(message) + MESSAGE_OVERHEAD_BYTES
+        size = len(message) + MESSAGE_OVERHEAD_BYTES
+        self._size -= size
+        self._budget.remove(size)
         return message
 
     def _add(self, message: bytes) -> None:
+        size = len(message) + MESSAGE_OVERHEAD_BYTES
         self._messages.append(message)
-        self._size += len(message) + MESSAGE_OVERHEAD_BYTES
+        self._size += size
+        self._budget.add(size)
         self._wake()
 
     def _wake(self) -> None:
@@ -198,6 +225,7 @@ class Exchange(MessageStream):
         loop: As above.
         max_bytes: As above.
         events: As above.
+        budget: As above.
         call: The exchange that the call was opened with, if this is a successor of it.
 
     Attributes:
@@ -212,9 +240,10 @@ class Exchange(MessageStream):
         *,
         max_bytes: int,
         events: EventLog[MessageStream] | None = None,
+        budget: Budget | None = None,
         call: "Exchange | None" = None,
     ) -> None:
-        super().__init__(loop, max_bytes=max_bytes, events=events)
+        super().__init__(loop, max_bytes=max_bytes, events=events, budget=budget)
         self._call = call  # None, not itself: a cycle would leave every call to the garbage collector
         self.answered = False
 
@@ -225,17 +254,19 @@ class Exchange(MessageStream):
 
     def succeed(self) -> "Exchange":
         """Move what waits here to a new exchange, and end this one's reader."""
-        successor = Exchange(self._loop, max_bytes=self._max_bytes, events=self._events, call=self.call)
+        successor = Exchange(
+            self._loop, max_bytes=self._max_bytes, events=self._events, budget=self._budget, call=self.call
+        )
         successor.answered = self.answered
         successor.cut = self.cut
-        successor._size = self._size
-        successor._messages.extend(self.detach())
+        for message in self.detach():
+            successor._add(message)
         successor._ended = self._ended
         self.end()
         return successor
 
     def answer(self, message: bytes) -> None:
-        """Add the last message, whatever its size, and end."""
+        """Add the last message, whatever its size and the budget, and end."""
         self.answered = True
         if self.attached:
             self._add(message)

@@ -116,6 +116,23 @@ class Watching:
                 await self._open(known for known in self._uris if known != uri)
                 self._uris.pop(uri, None)
 
+    @property
+    def subscriptions(self) -> int:
+        """How many resources the client is subscribed to."""
+        return len(self._uris)
+
+    def pause(self) -> None:
+        """Watch nothing until the session uses a child again; then everything counts as changed."""
+        if self._work is not None:
+            self._work.cancel()
+        self._close()
+        self._asked = None
+
+    def go_on(self) -> None:
+        """Watch resources again after a pause: whoever listens waits to be told, and asks nothing."""
+        if self._uris and self._asked is None:
+            self._return()
+
     def end(self) -> None:
         """Tell nothing more."""
         self._ended = True
@@ -191,6 +208,7 @@ class _Stream:
     """
 
     wants_logs = False
+    outlives = True
 
     def __init__(self, watching: Watching, child: ModernChild, wanted: ListenFilter) -> None:
         self.wanted = wanted

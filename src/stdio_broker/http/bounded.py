@@ -2,6 +2,9 @@
 
 It keeps any number of header fields, and waits for ever for the rest of a request, or for the first
 byte of a connection. A client that sends one byte a minute would hold its place for good.
+
+What a client does not read stays with the connection, up to a whole message. While it does, it is charged
+to whoever asked for it.
 """
 
 import asyncio
@@ -10,7 +13,8 @@ from typing import ClassVar, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from .asgi import ABORT
+from ..bridge import Budget
+from .asgi import ABORT, CHARGE_TO
 
 __all__ = ["bounded_protocol"]
 
@@ -38,6 +42,8 @@ class _BoundedProtocol(HttpToolsProtocol):
     _read_bytes = 0
     _last_data = 0.0
     _timer: asyncio.TimerHandle | None = None
+    _budget: Budget | None = None
+    _unread: tuple[Budget, int] | None = None  # what was charged where for what the client has not read
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", transport))
@@ -45,6 +51,7 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._uncharge()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -76,7 +83,14 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._receiving = self._in_head = True
         self._overhead_bytes = 0
         super().on_message_begin()
-        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item] # our own
+        extensions = {ABORT: self.transport.abort, CHARGE_TO: self._charge_to}
+        self.scope["extensions"] = extensions  # type: ignore[typeddict-item] # our own
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # uvicorn adds trailers to the fields of the head if it has not yet passed them on. What decides who
+        # asks must not come behind the body, where proxies do not look (RFC 9110, 6.5.1).
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
         self._got_body = True
@@ -103,6 +117,26 @@ class _BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             super().timeout_keep_alive_handler()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._budget is not None and self._unread is None:
+            # Nothing is added before it is resumed, but the end of the same answer.
+            self._unread = self._budget, self.transport.get_write_buffer_size()
+            self._budget.add(self._unread[1])
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._uncharge()
+
+    def _charge_to(self, budget: Budget) -> None:
+        self._budget = budget
+
+    def _uncharge(self) -> None:
+        if self._unread is not None:
+            budget, size = self._unread
+            budget.remove(size)
+            self._unread = None
 
     def _expect_data(self) -> None:
         self._last_data = self.loop.time()

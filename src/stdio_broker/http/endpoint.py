@@ -11,6 +11,7 @@ Source: MCP 2025-11-25, basic/transports, "Streamable HTTP".
 """
 
 import contextlib
+from collections.abc import Coroutine
 
 from ..bridge import EventsLost, Exchange, MessageStream
 from ..errors import (
@@ -25,9 +26,10 @@ from ..protocol.jsonrpc import (
     parse_body,
 )
 from ..protocol.revisions import MODERN_VERSION, REVISIONS, Era
-from ..sessions import ANONYMOUS, Principal, Session, SessionBridge, SessionManager
+from ..sessions import Opened, Principal, Session, SessionBridge, SessionManager
 from .batches import check_batch
 from .cors import allow_page, answer_preflight, is_preflight
+from .gate import Gate
 from .guards import Refused, check_accept, check_content_type, check_host, check_origin
 from .modern import ModernEndpoint, unsupported_version
 from .passing import call, tell
@@ -58,9 +60,11 @@ class McpEndpoint:
     Args:
         sessions: Who uses which child.
         settings: Guards and bounds.
+        gate: Who may use it.
     """
 
-    def __init__(self, sessions: SessionManager, settings: Settings) -> None:
+    def __init__(self, sessions: SessionManager, settings: Settings, gate: Gate) -> None:
+        self._gate = gate
         self._sessions = sessions
         self._settings = settings
         self._modern = ModernEndpoint(sessions.leases, settings)
@@ -70,42 +74,56 @@ class McpEndpoint:
         request_id: bytes | None = None
         try:
             self._guard(request)
-            if is_preflight(request):
+            if is_preflight(request):  # a browser sends none of what it will send
                 await answer_preflight(request)
-            elif request.method == "POST":
+                return
+            principal = await self._gate.admit(request)
+            request.charge_to(self._sessions.quotas.budget(principal))
+            _check_method(request)  # not before: to strangers all paths look alike
+            if request.method == "POST":
                 check_content_type(request)
                 check_accept(request, b"application/json", b"text/event-stream")
                 message = parse_body(await request.body(self._settings.max_body_bytes))
+                await self._gate.admit(request)  # a body may take longer to come than a key is good for
                 if isinstance(message, Request):
                     request_id = message.id
-                if self._era(request, ANONYMOUS, message) is Era.MODERN:
-                    posted = self._modern.serve(request, ANONYMOUS, message)
+                if self._era(request, principal, message) is Era.MODERN:
+                    posted = self._modern.serve(request, principal, message)
                 else:
-                    posted = self._post(request, ANONYMOUS, message)
+                    posted = self._post(request, principal, message)
                 # A long argument must not stay in memory until the answer: nobody but `_post` has it.
                 del message
-                await posted
+                await self._counted(principal, posted)
             elif request.method == "GET":
                 check_accept(request, b"text/event-stream")
-                await self._get(request, self._session(request, ANONYMOUS))
+                await self._get(request, self._session(request, principal))
             else:
-                self._sessions.end(self._session(request, ANONYMOUS), "the client deleted it")
+                self._sessions.end(self._session(request, principal), "the client deleted it")
                 await request.answer(200, ())
         except PeerGone:
             return
         except (BrokerError, Refused, PayloadTooLarge) as exc:
             await answer_fault(request, exc, request_id)
+        finally:
+            request.release_body()
+
+    async def _counted(self, principal: Principal, posted: Coroutine[None, None, None]) -> None:
+        """Answer a POST, as one of those that its principal has in flight."""
+        quotas = self._sessions.quotas
+        try:
+            quotas.enter_call(principal)
+        except BrokerError:
+            posted.close()
+            raise
+        try:
+            await posted
+        finally:
+            quotas.leave_call(principal)
 
     def _guard(self, request: HttpRequest) -> None:
         check_host(request, self._settings.allowed_hosts)
         check_origin(request, self._settings.allowed_hosts, self._settings.allowed_origins)
         allow_page(request)
-        if request.method not in {"POST", "GET", "DELETE"} and not is_preflight(request):
-            raise Refused(
-                405,
-                f"expected POST, GET or DELETE, found {request.method}",
-                ((b"allow", b"POST, GET, DELETE"),),
-            )
 
     def _era(self, request: HttpRequest, principal: Principal, message: Message | list[Message]) -> Era:
         version = request.header(PROTOCOL_VERSION)
@@ -153,6 +171,7 @@ class McpEndpoint:
             self._sessions.check_accepting()
             exchange = await call(self._sessions, session, message)
             del message  # see above
+            request.release_body()
             await self._answer(request, session.bridge, exchange, priming=_knows_priming(session))
 
     async def _initialize(self, request: HttpRequest, principal: Principal, message: Request) -> None:
@@ -163,10 +182,15 @@ class McpEndpoint:
             )
         _check_version(request)
         # A client that gives up waiting here would never learn the id of its session.
-        opened = await unless_gone(request, self._sessions.open(principal, message))
+        opened = await unless_gone(request, self._open(request, principal, message))
         headers = () if opened.session is None else ((SESSION_ID, opened.session.id.encode()),)
         priming = _knows_priming(opened.session)
         await self._answer(request, opened.bridge, opened.exchange, headers, priming=priming)
+
+    async def _open(self, request: HttpRequest, principal: Principal, message: Request) -> Opened:
+        # In the step of the loop in which the session is made: whoever is revoked later is found by it.
+        await self._gate.admit(request)
+        return await self._sessions.open(principal, message)
 
     async def _answer(
         self,
@@ -192,6 +216,10 @@ class McpEndpoint:
         check_batch(session, messages)
         self._sessions.check_accepting()
         with contextlib.ExitStack() as releases:
+            # The first one is counted with the POST. Before any is sent: half a batch would help nobody.
+            for _ in range(sum(isinstance(message, Request) for message in messages) - 1):
+                self._sessions.quotas.enter_call(session.principal)
+                releases.callback(self._sessions.quotas.leave_call, session.principal)
             exchanges = []
             for message in messages:
                 if isinstance(message, Request):
@@ -216,6 +244,15 @@ class McpEndpoint:
             )
         finally:
             session.bridge.release(stream)
+
+
+def _check_method(request: HttpRequest) -> None:
+    if request.method not in {"POST", "GET", "DELETE"}:
+        raise Refused(
+            405,
+            f"expected POST, GET or DELETE, found {request.method}",
+            ((b"allow", b"POST, GET, DELETE"),),
+        )
 
 
 def _check_version(request: HttpRequest) -> None:

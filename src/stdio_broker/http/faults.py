@@ -12,11 +12,15 @@ from ..errors import (
     BridgeBroken,
     BrokerError,
     CapacityError,
+    CredentialMissing,
+    Forbidden,
     LocalProtocolError,
     RemoteProtocolError,
     SessionNotFound,
     SpawnError,
     StartTimeout,
+    TooManyRequests,
+    Unauthenticated,
     Unavailable,
 )
 from ..protocol.jsonrpc import (
@@ -53,10 +57,14 @@ class Answer:
 #: clients show that message to their user, but of another status they show only the number.
 FAULTS: tuple[tuple[type[Exception], int, int], ...] = (
     (LocalProtocolError, 400, INVALID_REQUEST),
+    (Unauthenticated, 401, INVALID_REQUEST),
+    (Forbidden, 403, INVALID_REQUEST),
     (SessionNotFound, 404, INVALID_REQUEST),
     (PayloadTooLarge, 413, INVALID_REQUEST),
+    (TooManyRequests, 429, INTERNAL_ERROR),
     (Unavailable, 503, INTERNAL_ERROR),
     (CapacityError, 503, INTERNAL_ERROR),
+    (CredentialMissing, 200, INTERNAL_ERROR),
     (SpawnError, 200, INTERNAL_ERROR),
     (StartTimeout, 200, INTERNAL_ERROR),
     (RemoteProtocolError, 200, INTERNAL_ERROR),

@@ -14,6 +14,9 @@ from .wire import HttpRequest
 __all__ = ["Refused", "check_accept", "check_content_type", "check_host", "check_origin", "host_of"]
 
 
+#: Longest part of a header field that is shown. A host name has no more.
+MAX_SHOWN_CHARS = 253
+
 # No user name: what stands before an @ would look like our name, and is not.
 _NETLOC = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]@:/\s]+)(?::[0-9]*)?")
 
@@ -40,7 +43,7 @@ def check_host(request: HttpRequest, allowed: AbstractSet[str]) -> None:
     """
     host = host_of(request.header(b"host"))
     if host not in allowed:
-        raise Refused(421, f"the Host header names {host!r}, which is not served here")
+        raise Refused(421, f"the Host header names {_shown(host)}, which is not served here")
 
 
 def check_origin(request: HttpRequest, hosts: AbstractSet[str], origins: AbstractSet[str]) -> None:
@@ -63,7 +66,7 @@ def check_origin(request: HttpRequest, hosts: AbstractSet[str], origins: Abstrac
     except ValueError:
         host = None
     if host not in hosts:
-        raise Refused(403, f"pages of the origin {origin!r} may not use this endpoint")
+        raise Refused(403, f"pages of the origin {_shown(origin)} may not use this endpoint")
 
 
 def check_content_type(request: HttpRequest) -> None:
@@ -92,6 +95,11 @@ def check_accept(request: HttpRequest, *needed: bytes) -> None:
         if not accepted.intersection((media_type.partition(b"/")[0] + b"/*", b"*/*")):
             expected = b", ".join(needed).decode()
             raise Refused(406, f"expected Accept: {expected}, found {value.decode('latin-1')!r}")
+
+
+def _shown(value: str | None) -> str:
+    """Return what a stranger has sent, for an answer and the log: no more than tells what it was."""
+    return repr(value if value is None else value[:MAX_SHOWN_CHARS])
 
 
 # A client sends the same few values with every request: the caches make the guards nearly free.

@@ -84,6 +84,7 @@ class ModernEndpoint:
         async with WhileThere(request):
             exchange = await self._call(request, principal, modern)
             del modern
+            request.release_body()
             try:
                 await self._answer(request, exchange)
             finally:
@@ -113,10 +114,11 @@ class ModernEndpoint:
     async def _call(
         self, request: HttpRequest, principal: Principal, modern: ModernRequest
     ) -> SharedExchange:
-        if modern.method == "tools/call":
-            child = await self._leases.child(principal, modern)
-            await child.check_headers(modern, request.fields)
-        return await self._leases.call(principal, modern)
+        if modern.method != "tools/call":
+            return await self._leases.call(principal, modern)
+        return await self._leases.call(
+            principal, modern, check=lambda child: child.check_headers(modern, request.fields)
+        )
 
 
 def unsupported_version(

@@ -18,12 +18,16 @@ async def call(sessions: SessionManager, session: Session, message: Request) -> 
     """Pass a request on.
 
     Raises:
-        SessionNotFound: Its server cannot be talked to any more; the session is ended.
+        SessionNotFound: Its server cannot be talked to any more, and the session is ended with it.
         LimitReached: Too many calls of this session are in flight.
+        BridgeBroken: Its server has ended; the next one may be better.
+        BrokerError: Its server had to be started anew, and was not; see `SessionManager.open`.
     """
     try:
         return await session.bridge.call(message)
     except (ChildGone, BridgeBroken):
+        if sessions.is_durable(session):
+            raise
         raise await _lost(sessions, session) from None
 
 
@@ -44,11 +48,12 @@ async def tell(sessions: SessionManager, session: Session, message: Notification
 
 async def _lost(sessions: SessionManager, session: Session) -> SessionNotFound:
     """End a session whose child cannot be talked to any more: it has ended, or does not read."""
-    if session.child is not None:
+    link = session.link
+    if link is not None:
         # How it has ended its reader learns, and tells those who wait for it; that takes a moment.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(EXIT_TIMEOUT):
-                await session.child.exited.wait()
+                await link.child.exited.wait()
                 return SessionNotFound()
     sessions.end(session, "the server does not read any more")
     return SessionNotFound()

@@ -15,13 +15,14 @@ import secrets
 from urllib.parse import parse_qs
 
 from ..bridge import Exchange
-from ..errors import BrokerError, LimitReached, LocalProtocolError, SessionNotFound
+from ..errors import BrokerError, LimitReached, LocalProtocolError, SessionNotFound, TooManyRequests
 from ..protocol.jsonrpc import INVALID_REQUEST, Message, Request, parse_body
 from ..protocol.sse import encode_event
-from ..sessions import ANONYMOUS, Principal, Session, SessionBridge, SessionManager
+from ..sessions import Principal, Session, SessionBridge, SessionManager
 from .batches import check_batch
 from .cors import allow_page, answer_preflight, is_preflight
 from .faults import answer_to
+from .gate import Gate
 from .guards import Refused, check_accept, check_content_type, check_host, check_origin
 from .passing import call, tell
 from .reports import answer_fault, report
@@ -31,8 +32,9 @@ from .wire import HttpRequest, PayloadTooLarge, PeerGone
 
 __all__ = ["SseTransport"]
 
-#: Streams whose client has not sent `initialize` yet. They cost no child, so nothing else bounds them.
-MAX_WAITING = 64
+#: Streams whose client has not sent `initialize` yet, and those of them that are one principal's. They cost
+#: no child, so nothing else bounds them; it takes more than three principals to keep the others out.
+MAX_WAITING, MAX_WAITING_EACH = 256, 64
 
 #: Calls of one stream that are not answered to the last byte. A POST of this transport is over at once,
 #: so nothing else bounds the answers to a client that does not read; as many as a session has in flight.
@@ -42,7 +44,7 @@ MAX_CALLS = 256
 #: many as may wait on any other stream.
 MAX_WAITING_BYTES = 4 * 1024 * 1024
 
-#: Seconds between two looks at whether we shut down, while a client has not sent `initialize` yet.
+#: Seconds between two looks at whether a client that has not sent `initialize` yet may still do so.
 #: Below the time that the server gives to open answers when it closes.
 DRAIN_CHECK_INTERVAL = 1.0
 
@@ -53,9 +55,11 @@ class SseTransport:
     Args:
         sessions: Who uses which child.
         settings: Guards and bounds. The paths are siblings of the endpoint's.
+        gate: Who may use it.
     """
 
-    def __init__(self, sessions: SessionManager, settings: Settings) -> None:
+    def __init__(self, sessions: SessionManager, settings: Settings, gate: Gate) -> None:
+        self._gate = gate
         folder = settings.path.rpartition("/")[0]
         self._methods = {f"{folder}/sse": "GET", f"{folder}/messages": "POST"}
         self._messages_path = f"{folder}/messages"
@@ -63,9 +67,10 @@ class SseTransport:
         self._settings = settings
         self._connections: dict[str, _Connection] = {}
 
-    def serves(self, path: str) -> bool:
-        """Whether a path is one of ours."""
-        return path in self._methods
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What it serves."""
+        return tuple(self._methods)
 
     async def serve(self, request: HttpRequest, query: bytes) -> None:
         """Answer one request, whatever is wrong with it.
@@ -79,13 +84,18 @@ class SseTransport:
             self._guard(request)
             if is_preflight(request):
                 await answer_preflight(request)
-            elif request.method == "GET":
+                return
+            principal = await self._gate.admit(request)
+            request.charge_to(self._sessions.quotas.budget(principal))
+            self._check_method(request)  # not before: to strangers all paths look alike
+            if request.method == "GET":
                 check_accept(request, b"text/event-stream")
-                await self._stream(request, ANONYMOUS)
+                await self._stream(request, principal)
             else:
                 check_content_type(request)
-                connection = self._find(query, ANONYMOUS)
+                connection = self._find(query, principal)
                 message = parse_body(await request.body(self._settings.max_body_bytes))
+                await self._gate.admit(request)  # a body may take longer to come than a key is good for
                 if isinstance(message, Request):
                     request_id = message.id
                 await self._post(connection, message)
@@ -94,13 +104,17 @@ class SseTransport:
             return
         except (BrokerError, Refused, PayloadTooLarge) as exc:
             await answer_fault(request, exc, request_id)
+        finally:
+            request.release_body()
 
     def _guard(self, request: HttpRequest) -> None:
         check_host(request, self._settings.allowed_hosts)
         check_origin(request, self._settings.allowed_hosts, self._settings.allowed_origins)
         allow_page(request)
+
+    def _check_method(self, request: HttpRequest) -> None:
         method = self._methods[request.path]
-        if request.method != method and not is_preflight(request):
+        if request.method != method:
             raise Refused(405, f"expected {method}, found {request.method}", ((b"allow", method.encode()),))
 
     def _find(self, query: bytes, principal: Principal) -> "_Connection":
@@ -115,8 +129,7 @@ class SseTransport:
 
     async def _stream(self, request: HttpRequest, principal: Principal) -> None:
         self._sessions.check_accepting()
-        if sum(waiting.session is None for waiting in self._connections.values()) >= MAX_WAITING:
-            raise LimitReached(f"{MAX_WAITING} clients have not sent `initialize` yet", retry_after=1.0)
+        self._check_waiting(principal)
         name = secrets.token_urlsafe(24)
         connection = self._connections[name] = _Connection(request, principal, self._settings)
         try:
@@ -126,6 +139,21 @@ class SseTransport:
             del self._connections[name]
             if connection.session is not None:
                 self._sessions.end(connection.session, "the client's stream is gone")
+
+    def _check_waiting(self, principal: Principal) -> None:
+        """Let another stream through, or refuse it.
+
+        Raises:
+            TooManyRequests: Too many clients of this principal have not sent `initialize` yet.
+            LimitReached: Too many of all have not.
+        """
+        waiting = [one.principal for one in self._connections.values() if one.session is None]
+        if len(waiting) >= MAX_WAITING:
+            raise LimitReached(f"{MAX_WAITING} clients have not sent `initialize` yet", retry_after=1.0)
+        if waiting.count(principal) >= MAX_WAITING_EACH:
+            raise TooManyRequests(
+                f"{MAX_WAITING_EACH} clients of yours have not sent `initialize` yet", retry_after=1.0
+            )
 
     async def _live(self, connection: "_Connection", uri: str) -> None:
         """Write everything that the server says, from the first event to the last answer."""
@@ -144,13 +172,14 @@ class SseTransport:
         """Open a session, however many tries its client needs; None if it does not even try."""
         while connection.session is None:
             request = await self._wait_initialize(connection)
-            if request is None:
+            # Again, in the step in which the session is made: whoever is revoked later is found by it.
+            if request is None or not await self._gate.admits(connection.request):
                 return None
             try:
                 opened = await self._sessions.open(connection.principal, request)
             except BrokerError as exc:
                 answer = answer_to(exc, request.id)
-                report(exc, answer.status)
+                report(exc, answer.status, connection.request.path)
                 await connection.write(encode_event(answer.body))
                 continue
             connection.session = opened.session
@@ -163,6 +192,8 @@ class SseTransport:
         give_up_at = loop.time() + self._settings.receive_timeout
         while not connection.initialize.done():
             if loop.time() >= give_up_at or self._sessions.statistics().draining:
+                return None
+            if not await self._gate.admits(connection.request):
                 return None
             await asyncio.wait({connection.initialize}, timeout=DRAIN_CHECK_INTERVAL)
         request = connection.initialize.result()
@@ -191,9 +222,21 @@ class SseTransport:
         if isinstance(message, Request):
             self._sessions.check_accepting()
             connection.check_room()
-            connection.answer(session.bridge, await call(self._sessions, session, message))
+            await self._call(connection, session, message)
         else:
             await tell(self._sessions, session, message)
+
+    async def _call(self, connection: "_Connection", session: Session, message: Request) -> None:
+        """Pass a call on, which is in flight until its answer is written: its POST is over long before."""
+        quotas = self._sessions.quotas
+        quotas.enter_call(session.principal)
+        try:
+            exchange = await call(self._sessions, session, message)
+            writing = connection.answer(session.bridge, exchange)
+        except BaseException:
+            quotas.leave_call(session.principal)
+            raise
+        writing.add_done_callback(lambda _: quotas.leave_call(session.principal))
 
 
 class _Connection:
@@ -263,8 +306,8 @@ class _Connection:
         finally:
             bridge.release(stream)
 
-    def answer(self, bridge: SessionBridge, exchange: Exchange) -> None:
-        """Write what comes of a call, beside everything else.
+    def answer(self, bridge: SessionBridge, exchange: Exchange) -> asyncio.Task[None]:
+        """Write what comes of a call, beside everything else; return the task that does.
 
         Raises:
             SessionNotFound: The stream is gone.
@@ -273,7 +316,7 @@ class _Connection:
             bridge.release(exchange)
             raise SessionNotFound
         self._exchanges.add(exchange)
-        self.tasks.create_task(self.relay(bridge, exchange))
+        return self.tasks.create_task(self.relay(bridge, exchange))
 
     async def relay(self, bridge: SessionBridge, exchange: Exchange) -> None:
         """Write what comes of a call, to its answer."""

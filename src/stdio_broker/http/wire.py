@@ -7,6 +7,8 @@ touching what lies behind it (design decision 13).
 from collections.abc import Sequence
 from typing import Protocol
 
+from ..bridge import Budget
+
 __all__ = ["Headers", "HttpRequest", "PayloadTooLarge", "PeerGone", "PeerTooSlow"]
 
 #: Header fields of an answer; names in lower case.
@@ -37,19 +39,30 @@ class HttpRequest(Protocol):
         """The path, decoded."""
 
     @property
+    def peer(self) -> str:
+        """Address of the client; empty if it has none."""
+
+    @property
     def fields(self) -> Headers:
         """All header fields in their order, names in lower case; a repeated one stands here twice."""
 
     def header(self, name: bytes) -> bytes | None:
         """Return a header field's value; None if it is missing. Repeated fields are joined by ", "."""
 
+    def charge_to(self, budget: Budget) -> None:
+        """Say who pays for the bytes of the body, and of what the client has not read; nobody does before."""
+
     async def body(self, max_bytes: int) -> bytes:
-        """Return the whole body.
+        """Return the whole body. It is charged until `release_body`.
 
         Raises:
             PayloadTooLarge: It is longer than `max_bytes`; nothing near that much was read.
+            LimitReached: The budget has no room for it; the same.
             PeerGone: The client left in the middle of it, or was thrown out for being too slow.
         """
+
+    def release_body(self) -> None:
+        """Say that nobody holds the body any more. Whoever has asked for it must say so in the end."""
 
     def add_header(self, name: bytes, value: bytes) -> None:
         """Add a header field to the answer, whichever it will be."""

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from .jsonrpc import Members, Notification, Request, Response, encode, object_members
+from .jsonrpc import Members, Notification, Request, Response, encode, object_members, raw
 
 __all__ = ["Correlation"]
 
@@ -58,8 +58,7 @@ class Correlation(Generic[Owner]):
 
     def call(self, request: Request, owner: Owner) -> bytes:
         """Open a call of the client's; return the line for the child."""
-        self._last_id += 1
-        child_id = b"%d" % self._last_id
+        child_id = self.new_id()
         members = request.members
         token = None
         # Looking for the word first keeps a message without one from being decoded any deeper;
@@ -70,6 +69,21 @@ class Correlation(Generic[Owner]):
         self._calls[child_id] = _Call(request.id, token, owner)
         self._by_client_id[request.id] = child_id
         return encode(members)
+
+    def query(self, method: str, params: bytes, owner: Owner) -> bytes:
+        """Open a call of our own; return the line for the child. Its answer comes under the id null."""
+        child_id = self.new_id()
+        self._calls[child_id] = _Call(b"null", None, owner)
+        return _own_request(child_id, method, params)
+
+    def statement(self, method: str, params: bytes) -> bytes:
+        """Return the line of a call of our own that nobody waits for: its answer is always late."""
+        return _own_request(self.new_id(), method, params)
+
+    def new_id(self) -> bytes:
+        """Return an id that the child has not seen."""
+        self._last_id += 1
+        return b"%d" % self._last_id
 
     def answer(self, response: Response) -> tuple[Owner, bytes] | None:
         """Close the call that the child has answered; return its owner and the answer for the client.
@@ -157,6 +171,12 @@ class Correlation(Generic[Owner]):
             return None
         return _renamed(notification, params, question_id)
 
+    def abandon_questions(self) -> list[bytes]:
+        """Close all questions; return the ids that the client knows them by."""
+        questions = list(self._questions)
+        self._questions.clear()
+        return questions
+
     def _close(self, child_id: bytes) -> _Call[Owner] | None:
         call = self._calls.pop(child_id, None)
         # A client that reused the id meanwhile has a newer call under it.
@@ -183,6 +203,16 @@ class Correlation(Generic[Owner]):
         params["_meta"] = msgspec.Raw(encode(meta))
         members["params"] = msgspec.Raw(encode(params))
         return old
+
+
+def _own_request(child_id: bytes, method: str, params: bytes) -> bytes:
+    members = {
+        "jsonrpc": raw("2.0"),
+        "id": msgspec.Raw(child_id),
+        "method": raw(method),
+        "params": msgspec.Raw(params),
+    }
+    return encode(members)
 
 
 def _cancellation(notification: Notification) -> Members | None:

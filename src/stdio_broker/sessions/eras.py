@@ -94,7 +94,7 @@ async def _discover(
 ) -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
-    known, facts.speaks_modern = facts.speaks_modern is True, None
+    known = facts.speaks_modern is True
     try:
         async with asyncio.timeout_at(deadline):
             outcome = await shared.discover(CLIENT_NAME, __version__)
@@ -105,6 +105,8 @@ async def _discover(
             facts.note_silence()
             raise OtherEra("server/discover") from None
         # It did speak it. That was a mishap, or another server is there by now: the next one will show.
+        # Not doubted before: others start at the same time, and must not take a mishap for an answer.
+        facts.speaks_modern = None
         if isinstance(exc, TimeoutError):
             raise StartTimeout(deadline - began, "server/discover") from None
         raise
@@ -113,6 +115,7 @@ async def _discover(
         facts.note_refusal()
         raise OtherEra("server/discover")
     if not isinstance(outcome, Discovery):
+        facts.speaks_modern = None
         facts.foreign_versions = outcome or ("unknown",)
         facts.foreign_until = loop.time() + foreign_interval
         check_foreign(facts, loop.time(), None)

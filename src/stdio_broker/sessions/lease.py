@@ -5,12 +5,20 @@ import secrets
 from dataclasses import dataclass
 
 from ..bridge import Changes, Owner
+from ..errors import BrokerError
 from ..protocol.capabilities import ClientCapabilities
 from ..supervisor import Child
 from .eras import SharedChildOfEra
 from .principal import Principal
 
-__all__ = ["Lease", "LeaseKey", "Tenant"]
+__all__ = ["Lease", "LeaseEnded", "LeaseKey", "Tenant"]
+
+
+class LeaseEnded(BrokerError):
+    """We have ended a lease whose child was being started; why, is in the lease."""
+
+    def __init__(self) -> None:
+        super().__init__("the lease was ended while its server was being started")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,10 @@ class Lease:
     Attributes:
         key: Who shares it.
         name: What it is called in the log.
+        generation: From what its child was started; None before that.
+        replaces: The lease whose place it takes once its child has started; None if there is none.
+        retired: Whether another has taken its place, and it only finishes what it was asked.
+        ended: Why we have ended it; None if we have not.
         began: When it was opened (event loop time, seconds).
         last_used: When it was asked for last.
         crashes: How many in a row have ended early whose streams it has taken over.
@@ -39,10 +51,15 @@ class Lease:
         timer: Looks next whether it is idle.
         child: The process, once there is one.
         shared: What its messages go through.
+        task: Sees it through.
     """
 
     def __init__(self, key: LeaseKey, now: float) -> None:
         self.key = key
+        self.generation: str | None = None
+        self.replaces: Lease | None = None
+        self.retired = False
+        self.ended: BrokerError | None = None
         self.name = secrets.token_hex(4)
         self.began = self.last_used = now
         self.crashes = 0
@@ -52,6 +69,7 @@ class Lease:
         self.timer: asyncio.TimerHandle | None = None
         self.child: Child | None = None
         self.shared: SharedChildOfEra | None = None
+        self.task: asyncio.Task[None] | None = None
 
     @property
     def usable(self) -> bool:

@@ -12,26 +12,25 @@ Source: protocol matrix, sections 0, 2.1 and 13.4; design decisions 3 and 4.
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self, cast
 
 import msgspec
 
 from ..bridge import LegacyChild, ModernChild, Owner, Seal, SharedExchange, invalid_state
-from ..bridge import Settings as BridgeSettings
-from ..errors import BridgeBroken, BrokerError, ChildGone, ServerFailing
+from ..errors import BridgeBroken, BrokerError, ChildGone, Draining, ServerFailing
 from ..protocol.modern import ModernRequest
 from ..supervisor import Child, Supervisor
 from .admission import Admission
 from .eras import OtherEra, SharedChildOfEra, check_foreign, shake_hands
-from .facts import ServerFacts
-from .lease import Lease, LeaseKey, Tenant
+from .lease import Lease, LeaseEnded, LeaseKey, Tenant
 from .principal import Principal
-from .server import ServerRecipe
-from .settings import Settings
+from .server import Launch
+from .state import ServerState
 
 __all__ = ["Leases"]
 
@@ -44,25 +43,19 @@ class Leases:
     Use as an async context manager, and end all leases before it is left.
 
     Args:
-        server: What to start.
+        server: What to start, and within which bounds.
         supervisor: Starts the children.
         admission: Says whether one may be started.
-        facts: What is known of the server.
-        settings: Bounds.
-        bridge_settings: Bounds of each child.
         seal: Makes and opens states.
         on_change: Called when a child goes idle, and when a lease ends.
     """
 
     def __init__(
         self,
-        server: ServerRecipe,
+        server: ServerState,
         supervisor: Supervisor,
         admission: Admission,
-        facts: ServerFacts,
         *,
-        settings: Settings,
-        bridge_settings: BridgeSettings,
         seal: Seal,
         on_change: Callable[[], None],
     ) -> None:
@@ -71,16 +64,22 @@ class Leases:
         self._server = server
         self._supervisor = supervisor
         self._admission = admission
-        self._facts = facts
-        self._settings = settings
-        self._bridge_settings = bridge_settings
         self._seal = seal
         self._leases: dict[LeaseKey, Lease] = {}
+        self._retiring: set[Lease] = set()  # replaced, and not done with what they were asked
+        self._successors: dict[LeaseKey, Lease] = {}  # being started, to replace those that are used
         self._tenants: dict[Principal, Tenant] = {}
+        self._kept: set[Lease] = set()  # not over: forgotten ones, too, whose children take a while to end
+        self._revocations = 0
         self._tasks = asyncio.TaskGroup()
 
     def __len__(self) -> int:
         return len(self._leases)
+
+    @property
+    def revocations(self) -> int:
+        """How often somebody was revoked so far: if more often than before a wait, it may be who waited."""
+        return self._revocations
 
     async def __aenter__(self) -> Self:
         """Return the leases."""
@@ -93,10 +92,21 @@ class Leases:
         """Wait until no child is left."""
         await self._tasks.__aexit__(None, None, None)
 
-    async def call(self, principal: Principal, request: ModernRequest) -> SharedExchange:
+    async def call(
+        self,
+        principal: Principal,
+        request: ModernRequest,
+        *,
+        check: Callable[[SharedChildOfEra], Awaitable[None]] | None = None,
+    ) -> SharedExchange:
         """Send a modern request to a child of its principal, which is started if there is none.
 
         Whoever reads the exchange must `release` it; without an answer on it that cancels the request.
+
+        Args:
+            principal: Whose.
+            request: The request.
+            check: Refuses what the child must not be asked; it may ask the child first.
 
         Raises:
             Draining: We are shutting down.
@@ -110,10 +120,15 @@ class Leases:
         """
         if request.request_state is None:
             self._admission.check()
+        revocations = self._revocations
         child = await self.child(principal, request)
         try:
+            if check is not None:
+                await check(child)
             return await child.call(request)
         except (BridgeBroken, ChildGone):
+            if self._revocations != revocations:  # maybe this principal's: then there must be no other one
+                raise
             # It has ended since. Nothing was sent to it, so another one may be asked; once.
             child = await self.child(principal, request)
         try:
@@ -126,11 +141,25 @@ class Leases:
         if request.request_state is not None:
             return self._child_of_state(principal, request)
         modern, legacy = LeaseKey(principal, None), LeaseKey(principal, request.capabilities)
-        first, second = (legacy, modern) if self._facts.speaks_modern is False else (modern, legacy)
+        first, second = (legacy, modern) if self._server.facts.speaks_modern is False else (modern, legacy)
+        revocations = self._revocations
         try:
             return await self._join(first, request.version)
         except OtherEra:
+            self.check_not_revoked(revocations)
             return await self._join(second, request.version)
+
+    def check_not_revoked(self, revocations: int) -> None:
+        """Go on after a wait, unless it may be for somebody who may have nothing any more.
+
+        Args:
+            revocations: How many there were before the wait.
+
+        Raises:
+            BridgeBroken: There was another one.
+        """
+        if self._revocations != revocations:
+            raise BridgeBroken("somebody's access has ended meanwhile; try again", reason="server stopped")
 
     async def modern_child(self, principal: Principal) -> ModernChild:
         """Return the modern child of a principal, for its sessions. Raises as `call` does.
@@ -144,20 +173,49 @@ class Leases:
     @property
     def busy(self) -> bool:
         """Whether a client waits for an answer. Nobody does while a call waits for its client."""
-        return any(lease.busy for lease in self._leases.values())
+        return any(lease.busy for lease in self._all())
 
     def end_listening(self) -> None:
         """End every stream of changes with the result that says so."""
-        for lease in self._leases.values():
+        for lease in self._all():
             if lease.shared is not None:
                 lease.shared.end_listening()
+
+    def principals(self) -> set[Principal]:
+        """Return who has a child, or may get another one for that."""
+        return {lease.key.principal for lease in {*self._all(), *self._kept} if lease.ended is None}
+
+    def renew(self, principal: Principal, generation: str) -> None:
+        """Replace the children of a principal that were not started from this.
+
+        Each is used until its successor has shown what it is; then it finishes what it was asked. Streams
+        of changes go over to the successor.
+        """
+        for lease in list(self._leases.values()):
+            outdated = lease.generation not in {None, generation}
+            if lease.key.principal == principal and outdated and lease.key not in self._successors:
+                successor = self._successors[lease.key] = Lease(lease.key, self._loop.time())
+                successor.replaces = lease
+                successor.task = self._tasks.create_task(self._keep(successor), name="lease")
+
+    def revoke(self, principal: Principal, reason: str) -> None:
+        """End all that a principal has, at once."""
+        self._revocations += 1
+        for lease in {*self._all(), *self._kept}:
+            if lease.key.principal == principal:
+                if lease.shared is not None:
+                    lease.shared.end_listening()
+                self._end(lease, reason, at_once=True)
 
     def end_all(self) -> None:
         """End every lease, for good: its child is stopped, its calls fail, and nothing starts any more."""
         self._admission.draining = True
         self.end_listening()
-        for lease in list(self._leases.values()):
+        for lease in self._all():
             self._end(lease, "the broker is shutting down")
+
+    def _all(self) -> list[Lease]:
+        return [*self._leases.values(), *self._successors.values(), *self._retiring]
 
     def _child_of_state(self, principal: Principal, request: ModernRequest) -> SharedChildOfEra:
         """Return the child that a state was made for, whatever the client's capabilities are by now.
@@ -171,7 +229,7 @@ class Leases:
         claims = tenant.owner.seal.open(
             request.request_state or "", owner=tenant.owner.binding, request=request, now=self._loop.time()
         )
-        for lease in self._leases.values():
+        for lease in self._all():
             if lease.shared is not None and lease.shared.number == claims.child:
                 lease.last_used = self._loop.time()
                 return lease.shared
@@ -191,9 +249,9 @@ class Leases:
             lease = None
         if lease is None:
             self._admission.check()
-            check_foreign(self._facts, self._loop.time(), requested)
+            check_foreign(self._server.facts, self._loop.time(), requested)
             lease = self._leases[key] = Lease(key, self._loop.time())
-            self._tasks.create_task(self._keep(lease), name="lease")
+            lease.task = self._tasks.create_task(self._keep(lease), name="lease")
         lease.last_used = self._loop.time()
         lease.crashes = max(lease.crashes, crashes)
         if lease.started.done():  # nearly always, and a shield costs more than all of this
@@ -205,57 +263,79 @@ class Leases:
         tenant = self._tenants.get(principal)
         if tenant is None:
             binding = msgspec.json.encode([self._server.name, principal.issuer, principal.subject])
-            tenant = self._tenants[principal] = Tenant(Owner(binding, self._seal))
+            tenant = self._tenants[principal] = Tenant(
+                Owner(binding, self._seal, private=self._server.recipe.per_principal)
+            )
         return tenant
 
     # The life of a lease.
 
     async def _keep(self, lease: Lease) -> None:
         """See a lease through, from the start of its child until nothing of it is left."""
+        self._kept.add(lease)
         try:
-            with self._admission.place():
-                child, shared, running = await self._start(lease)
+            recipe = self._server.recipe
+            launch = await recipe.resolve(lease.key.principal)
+            with self._admission.place(lease.key.principal):
+                child, shared, running = await self._start(lease, launch)
+                self._server.note_started(recipe)
                 await self._serve(lease, child, shared, running)
             await self._hand_over(lease)
         except BrokerError as exc:
-            lease.started.set_exception(exc)
+            with contextlib.suppress(asyncio.InvalidStateError):  # unless whoever ended it was first
+                lease.started.set_exception(lease.ended or exc)
+            if lease.replaces is not None:
+                logger.warning("lease.not_renewed", extra={**self._facts_of(lease), "problem": str(exc)})
         except Exception:  # a lease's entry point: a mistake of ours must not end the others
             logger.exception("lease.failed", extra={"server": self._server.name})
             if not lease.started.done():
                 lease.started.set_exception(BridgeBroken("the broker failed to start the server"))
+            if lease.shared is not None:  # nobody reads it any more
+                lease.shared.fail(BridgeBroken("the broker failed to read the server"))
         finally:
+            self._kept.discard(lease)
             self._forget(lease)
 
-    async def _start(self, lease: Lease) -> tuple[Child, SharedChildOfEra, asyncio.Task[None]]:
+    async def _start(
+        self, lease: Lease, launch: Launch
+    ) -> tuple[Child, SharedChildOfEra, asyncio.Task[None]]:
         """Start a child; return it, what its messages go through, and who reads it."""
-        async with self._admission.start():
+        principal = lease.key.principal
+        async with self._admission.start(principal) as start:
+            start.secrets = launch.secrets
             began = self._loop.time()
-            child = lease.child = await self._supervisor.start(self._server.config_of(lease=lease.name))
+            config = launch.config_for_log(lease=lease.name, principal=principal.subject)
+            lease.generation = launch.generation
+            _check_wanted(lease)
+            child = lease.child = await self._supervisor.start(config)
             shared = lease.shared = self._shared(lease, child)
             running = asyncio.create_task(shared.run())
             try:
                 self._admission.check()  # it may have come after everything was ended
+                _check_wanted(lease)
                 await shake_hands(
                     shared,
-                    self._facts,
+                    self._server.facts,
                     began=began,
-                    start_timeout=self._settings.start_timeout,
-                    foreign_interval=self._settings.retry_after,
+                    start_timeout=self._server.settings.start_timeout,
+                    foreign_interval=self._server.settings.retry_after,
                 )
             except BaseException:
                 self._forget(lease)
                 await child.stop()
                 await running
+                _check_wanted(lease)  # what went wrong was our doing, then, and not the server's
                 raise
-            self._admission.answered()
+            start.answered()
             return child, shared, running
 
     async def _serve(
         self, lease: Lease, child: Child, shared: SharedChildOfEra, running: asyncio.Task[None]
     ) -> None:
         """Let a child be used until it ends."""
-        facts = {"lease": lease.name, "server": self._server.name, "pid": child.pid}
+        facts = {**self._facts_of(lease), "pid": child.pid}
         logger.info("lease.started", extra=facts)
+        self._take_place(lease)
         lease.started.set_result(shared)
         self._check_idle(lease, shared)
         try:
@@ -264,26 +344,64 @@ class Leases:
             self._forget(lease)
             await child.stop()
             reason = "" if shared.ending is None else shared.ending.reason
-            logger.info("lease.ended", extra={**facts, "reason": reason, **shared.uncrossed()})
+            seconds = round(self._loop.time() - lease.began, 3)
+            logger.info(
+                "lease.ended", extra={**facts, "reason": reason, "seconds": seconds, **shared.uncrossed()}
+            )
+
+    def _take_place(self, lease: Lease) -> None:
+        """Let a lease that was started to replace another be used instead of it."""
+        earlier, lease.replaces = lease.replaces, None
+        if earlier is None:
+            return
+        self._successors.pop(lease.key, None)
+        current = self._leases.get(lease.key)
+        # Where a third one has come meanwhile, this one is of no use.
+        outdated = lease if current not in {None, earlier} else current
+        if outdated is not lease:
+            self._leases[lease.key] = lease
+        if outdated is not None:
+            outdated.retired = True
+            self._retiring.add(outdated)
+            self._tasks.create_task(self._drain(outdated), name="retire lease")
+
+    async def _drain(self, lease: Lease) -> None:
+        """Let a child finish what it was asked, and stop it."""
+        if lease.shared is not None and lease.child is not None:
+            try:
+                async with asyncio.timeout(self._server.settings.drain_timeout):
+                    await lease.shared.wait_settled()
+            except TimeoutError:
+                logger.warning("lease.not_drained", extra=self._facts_of(lease))
+            await lease.child.stop()
+
+    def _facts_of(self, lease: Lease) -> dict[str, object]:
+        return {
+            "lease": lease.name,
+            "principal": lease.key.principal.subject,
+            "server": self._server.name,
+        }
 
     def _shared(self, lease: Lease, child: Child) -> SharedChildOfEra:
         tenant = self._tenant(lease.key.principal)
         on_idle = functools.partial(self._went_idle, lease)
+        budget = self._admission.quotas.budget(lease.key.principal)
         if lease.key.fingerprint is None:
-            return ModernChild(child, self._bridge_settings, tenant.owner, on_idle=on_idle)
+            return ModernChild(child, self._server.bridge, tenant.owner, budget=budget, on_idle=on_idle)
         return LegacyChild(
             child,
-            self._bridge_settings,
+            self._server.bridge,
             tenant.owner,
             lease.key.fingerprint,
             tenant.changes,
-            takes_turns=self._facts.asks,
+            budget=budget,
+            takes_turns=self._server.facts.asks,
             on_idle=on_idle,
             on_asked=self._note_that_it_asks,
         )
 
     def _note_that_it_asks(self) -> None:
-        self._facts.asks = True
+        self._server.facts.asks = True
 
     async def _hand_over(self, lease: Lease) -> None:
         """Let another child go on with the streams of changes that one has left open by its end."""
@@ -291,13 +409,15 @@ class Leases:
         if not orphans:
             return
         try:
+            _check_wanted(lease)
             child = await self._successor(lease)
             while orphans:
                 if orphans[-1].exchange.open:  # its client may have gone since
                     await child.adopt(orphans[-1])  # type: ignore[arg-type] # the same key, so the same kind
                 orphans.pop()
         except BrokerError as exc:
-            logger.warning("lease.streams_lost", extra={"server": self._server.name, "problem": str(exc)})
+            if lease.ended is None:
+                logger.warning("lease.streams_lost", extra={"server": self._server.name, "problem": str(exc)})
         for orphan in orphans:
             # Without a result: the client shall know that this is no graceful end.
             orphan.exchange.end()
@@ -309,35 +429,44 @@ class Leases:
             ServerFailing: The last ones ended early, too: maybe by what their listeners do when they
                 learn of it, and that would go on for ever.
         """
-        policy = self._settings.breaker
-        early = self._loop.time() - lease.began < policy.stable_after
+        policy = self._server.settings.breaker
+        early = not lease.retired and self._loop.time() - lease.began < policy.stable_after
         crashes = lease.crashes + 1 if early else 0
         if crashes > policy.max_restarts:
-            raise ServerFailing(retry_after=self._settings.retry_after)
+            raise ServerFailing(retry_after=self._server.settings.retry_after)
         return await self._join(lease.key, None, crashes)
 
     def _forget(self, lease: Lease) -> None:
         """Let nobody else have it."""
+        self._retiring.discard(lease)
+        if self._successors.get(lease.key) is lease:
+            del self._successors[lease.key]
         if self._leases.get(lease.key) is lease:
             del self._leases[lease.key]
             if lease.key.fingerprint is not None:
-                self._facts.doubt_silence()
-        if not any(key.principal == lease.key.principal for key in self._leases):
+                self._server.facts.doubt_silence()
+        if not any(other.key.principal == lease.key.principal for other in self._all()):
             self._tenants.pop(lease.key.principal, None)
         if lease.timer is not None:
             lease.timer.cancel()
         self._on_change()
 
-    def _retire(self, lease: Lease) -> None:
+    def _retire(self, lease: Lease, *, at_once: bool = False) -> None:
         """Let another one take its place; who waits for its child learns how that ends."""
         self._forget(lease)
         if lease.child is not None:
-            self._tasks.create_task(lease.child.stop(), name="stop child")
+            stopping = lease.child.stop(eof_grace=0, stop_grace=0) if at_once else lease.child.stop()
+            self._tasks.create_task(stopping, name="stop child")
 
-    def _end(self, lease: Lease, reason: str) -> None:
+    def _end(self, lease: Lease, reason: str, *, at_once: bool = False) -> None:
+        ending = BridgeBroken(f"the server was stopped: {reason}", reason="server stopped")
+        lease.ended = Draining() if self._admission.draining else ending
         if lease.shared is not None:
-            lease.shared.fail(BridgeBroken(f"the server was stopped: {reason}", reason="server stopped"))
-        self._retire(lease)
+            lease.shared.fail(ending)
+        if lease.child is None and lease.task is not None and not lease.started.done():
+            lease.started.set_exception(lease.ended)
+            lease.task.cancel()  # nobody needs any more what it waits for
+        self._retire(lease, at_once=at_once)
 
     def _went_idle(self, lease: Lease) -> None:
         lease.last_used = self._loop.time()
@@ -350,8 +479,18 @@ class Leases:
         now = self._loop.time()
         if shared.busy:
             lease.last_used = now
-        due = lease.last_used + self._settings.idle_timeout
+        due = lease.last_used + self._server.settings.idle_timeout
         if due <= now:
             self._end(lease, "idle")
         else:
             lease.timer = self._loop.call_at(due, self._check_idle, lease, shared)
+
+
+def _check_wanted(lease: Lease) -> None:
+    """Go on with a start, unless it was for somebody who may have nothing any more.
+
+    Raises:
+        LeaseEnded: We have ended it meanwhile.
+    """
+    if lease.ended is not None:
+        raise LeaseEnded from None

@@ -1,8 +1,8 @@
-"""All sessions of a node: opened within bounds, found by their owner only, ended whole.
+"""All sessions of a server: opened within bounds, found by their owner only, ended whole.
 
-A session holds a child from its `initialize` to its end, whatever ends it: the client's DELETE,
-idleness, the child's own end, or our shutdown. Each session has one task, which sees its child
-through to the last byte; so a place is free again only when the process is really gone.
+A session lasts from its `initialize` to its end, whatever ends it: the client's DELETE, idleness,
+a revoked principal, or our shutdown; and the end of its child, where it is not to outlive that
+(`keeper`). A place is free again only when the process is really gone.
 """
 
 import asyncio
@@ -14,36 +14,42 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self, cast
 
-from ..bridge import Bridge, LegacyClient, LegacySession, ModernChild, Seal
+from ..bridge import Bridge, LegacyClient, LegacySession, Link, ModernChild, Seal
 from ..bridge import Settings as BridgeSettings
-from ..errors import BridgeBroken, ChildGone, Draining, LimitReached, SessionNotFound, StartTimeout
+from ..errors import (
+    ChildGone,
+    Draining,
+    LimitReached,
+    SessionNotFound,
+    StartTimeout,
+)
 from ..protocol.handshake import Agreement, agree, clamp_request
 from ..protocol.jsonrpc import Request, object_members, parse_line, result_response, string_member
 from ..protocol.modern import Discovery
 from ..protocol.revisions import LATEST
 from ..protocol.to_legacy import initialize_result
 from ..supervisor import Supervisor
-from ..supervisor.restart import Attempt
-from .admission import Admission
+from .admission import Admission, Start
 from .eras import OtherEra
 from .facts import ServerFacts, refuses_for_being_modern
 from .ids import SessionIds
+from .keeper import SERVER_ENDED, Keeper, ended_unread
 from .leases import Leases
 from .principal import Principal
-from .server import ServerRecipe
-from .session import Opened, Session, SessionStatistics, log_name
+from .quotas import Quotas, QuotaSettings
+from .refresher import Refresher
+from .server import Launch, ServerRecipe
+from .session import Opened, Session, SessionStatistics
 from .settings import Settings
+from .state import ServerState
 
 __all__ = ["SessionManager"]
 
 logger = logging.getLogger(__name__)
 
-#: Why a session ended that nobody ended.
-SERVER_ENDED = "the server ended"
-
 
 class SessionManager:
-    """Open, find and end sessions.
+    """Open, find and end sessions of one server.
 
     Use as an async context manager: leaving it ends every session.
 
@@ -56,11 +62,13 @@ class SessionManager:
         settings: Bounds.
         bridge_settings: Bounds of each bridge.
         ids: Mints the ids.
+        quotas: What the node, and each principal on it, may have; None bounds the server only.
         facts: What is known of the server already; None if nothing is.
-        uniform: Draws the back-off of the breaker.
+        uniform: Draws the back-off of breakers.
 
     Attributes:
         leases: Children for requests without a session.
+        quotas: As above.
     """
 
     def __init__(
@@ -71,42 +79,71 @@ class SessionManager:
         settings: Settings,
         bridge_settings: BridgeSettings,
         ids: SessionIds,
+        quotas: Quotas | None = None,
         facts: ServerFacts | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._server = server
-        self._supervisor = supervisor
-        self._settings = settings
-        self._bridge_settings = bridge_settings
+        self._server = ServerState(server, settings, bridge_settings, facts or ServerFacts())
         self._ids = ids
         self._sessions: dict[str, Session] = {}
-        self._admission = Admission(server, settings, uniform=uniform)
-        self._facts = facts or ServerFacts()
-        self._crashes = 0
+        self.quotas = quotas or Quotas(QuotaSettings(), now=self._loop.time)
+        self._admission = Admission(self._server, self.quotas, uniform=uniform)
         self._changed = asyncio.Event()  # a bridge went idle, or a session ended
         self._tasks = asyncio.TaskGroup()
-        self.leases = Leases(
-            server,
+        self._keeper = Keeper(
+            self._server,
             supervisor,
             self._admission,
-            self._facts,
-            settings=settings,
-            bridge_settings=bridge_settings,
-            seal=Seal(),
+            self._tasks,
+            uniform=uniform,
+            end=self.end,
             on_change=self._changed.set,
         )
+        self.leases = Leases(
+            self._server, supervisor, self._admission, seal=Seal(), on_change=self._changed.set
+        )
+        self._refresher = Refresher(
+            self._server,
+            holders=self._holders,
+            renew=self._renew_all,
+            withdrawn=lambda principal: self.revoke(principal, "the credential was withdrawn"),
+        )
+
+    @property
+    def name(self) -> str:
+        """What operators call the server."""
+        return self._server.name
+
+    @property
+    def facts(self) -> ServerFacts:
+        """What is known of the server."""
+        return self._server.facts
+
+    def note_trial(self, problem: str | None) -> None:
+        """Note how a trial of the server went.
+
+        Args:
+            problem: Why it did not start, in words that may be shown; None if it did: then it need not be
+                left alone any longer.
+        """
+        if problem is None:
+            self._admission.works()
+        else:
+            self._server.problem = problem
 
     async def __aenter__(self) -> Self:
         """Return the manager."""
         await self._tasks.__aenter__()
         await self.leases.__aenter__()
+        await self._refresher.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End every session and wait until no child is left."""
+        await self._refresher.__aexit__(None, None, None)
         self.end_all("the broker is shutting down")
         # Not told of an error in the block: it would cancel the tasks that see the children through.
         await self.leases.__aexit__(None, None, None)
@@ -121,6 +158,8 @@ class SessionManager:
             Draining: We are shutting down.
             LimitReached: There is no place, or no turn to start came in time.
             ServerFailing: The server keeps failing, and was not started.
+            CredentialMissing: The principal has no credential for the server.
+            CredentialUnavailable: It cannot be had now.
             LocalProtocolError: The request is no valid `initialize`.
             RemoteProtocolError: The server chose a version that we do not speak.
             SpawnError: The command cannot be started.
@@ -129,12 +168,16 @@ class SessionManager:
         """
         clamp_request(request)
         self.check_accepting()
-        asked = self._facts.speaks_legacy is not False
+        self.quotas.budget(principal).check()
+        asked = self._server.facts.speaks_legacy is not False
+        revocations = self.leases.revocations
         opened = await self._open_with_child(principal, request) if asked else None
         if opened is None:
+            self.leases.check_not_revoked(revocations)
             try:
                 opened = await self._open_over_lease(principal, request)
             except OtherEra:
+                self.leases.check_not_revoked(revocations)
                 # It was modern; another server may be there by now.
                 opened = None if asked else await self._open_with_child(principal, request)
                 if opened is None:
@@ -166,20 +209,48 @@ class SessionManager:
         session = self._sessions.get(session_id)
         return session is not None and session.principal == principal
 
-    def end(self, session: Session, reason: str) -> None:
-        """End a session: unknown from now on, its calls failed, its child stopped behind our back."""
-        if session.ended is None:
-            del self._sessions[session.id]
-            session.end(reason)
-            logger.info("session.ended", extra={"session": log_name(session.id), "reason": reason})
-            if session.child is not None:
-                self._tasks.create_task(session.child.stop(), name="stop child")
+    def is_durable(self, session: Session) -> bool:
+        """Whether a session outlives its child: that it is gone is no end."""
+        return session.ended is None and self._keeper.is_durable(session)
+
+    def end(self, session: Session, reason: str, *, at_once: bool = False) -> None:
+        """End a session: unknown from now on, its calls failed, its children stopped behind our back.
+
+        Args:
+            session: Which.
+            reason: Why, for its client and the log.
+            at_once: Whether its children are killed, not asked.
+        """
+        if session.ended is not None:
+            return
+        self._sessions.pop(session.id, None)
+        self.quotas.give_session(session.principal)
+        links = session.bridge.links if isinstance(session.bridge, Bridge) else ()
+        session.end(reason)
+        if session.waking is not None and not session.waking.done():
+            session.waking.set_exception(Draining() if self._admission.draining else SessionNotFound())
+        seconds = round(self._loop.time() - session.began, 3)
+        logger.info("session.ended", extra={**self._facts(session), "reason": reason, "seconds": seconds})
+        for link in links:
+            self._keeper.stop(link, at_once=at_once)
+        self._changed.set()
 
     def end_all(self, reason: str) -> None:
         """End every session and every lease, for good."""
+        self._admission.draining = True
         for session in list(self._sessions.values()):
             self.end(session, reason)
         self.leases.end_all()
+
+    def principals(self) -> set[Principal]:
+        """Return who has something here."""
+        return {session.principal for session in self._sessions.values()} | self.leases.principals()
+
+    def revoke(self, principal: Principal, reason: str) -> None:
+        """End all that a principal has, at once: it may do nothing here any more."""
+        for session in self._sessions_of(principal):
+            self.end(session, reason, at_once=True)
+        self.leases.revoke(principal, reason)
 
     async def drain(self, grace: float) -> None:
         """Open nothing new, and wait until no client waits for an answer, at most `grace` seconds."""
@@ -194,41 +265,108 @@ class SessionManager:
                     self._changed.clear()
                     await self._changed.wait()
 
+    # What is replaced under living sessions.
+
+    def reconfigure(self, server: ServerRecipe, settings: Settings, bridge_settings: BridgeSettings) -> None:
+        """Take another configuration: new children are started by it, and old ones replaced when idle."""
+        self._server.replace(server, settings, bridge_settings)
+
+    def _holders(self) -> set[Principal]:
+        holders = {session.principal for session in self._sessions.values() if session.generation}
+        return holders | self.leases.principals()
+
+    def _renew_all(self, principal: Principal, launch: Launch, *, configured: bool) -> None:
+        for session in self._sessions_of(principal):
+            if session.generation is None:
+                continue
+            if session.generation == launch.generation:
+                session.outdated = False  # it was for a while: there, and back
+            elif configured:
+                # Only the operator's wish: the client shall not even notice by the time that it takes.
+                session.outdated = self._keeper.is_durable(session)
+                self._keeper.rest_if_outdated(session)
+            else:
+                self._keeper.renew(session)
+        self.leases.renew(principal, launch.generation)
+
     def statistics(self) -> SessionStatistics:
         """Return a snapshot."""
+        settings = self._server.settings
         return SessionStatistics(
             sessions=len(self._sessions),
+            asleep=sum(
+                isinstance(session.bridge, Bridge) and session.link is None and session.agreement is not None
+                for session in self._sessions.values()
+            ),
             places=self._admission.places,
-            max_sessions=self._settings.max_sessions,
+            max_places=settings.places,
+            max_sessions=settings.max_sessions,
+            node_full=self.quotas.full(),
             draining=self._admission.draining,
+            problem=self._server.problem,
             breaker=self._admission.breaker_statistics(),
-            crashes=self._crashes,
+            keeps_failing=self._admission.keeps_failing(),
+            crashes=self._keeper.crashes,
         )
+
+    # Opening.
 
     async def _open_with_child(self, principal: Principal, request: Request) -> Opened | None:
         """Start a child and pass `initialize` to it; None if the server is modern, and takes none."""
-        with self._admission.place() as place:
-            async with self._admission.start() as attempt:
-                began = self._loop.time()
-                session = await self._start(principal)
-                place.pop_all()  # from here on the session's own task gives it back
-                opened = await self._initialize(session, request, attempt)
-                if opened.session is not None:
-                    self._facts.speaks_legacy = True
-                    self._facts.handshake_seconds = self._loop.time() - began
-                elif await _refuses_for_being_modern(opened):
-                    self._facts.speaks_legacy = False
-                    opened.bridge.release(opened.exchange)
-                    # Not two processes where there may be place for one only.
-                    await session.wait_child()
-                    return None
-                return opened
+        self._check_room(principal)
+        session = self._new_session(principal)
+        try:
+            # From here on a principal that is revoked is found: asking for a credential may take a while.
+            recipe = self._server.recipe
+            launch = await recipe.resolve(principal)
+            with self._admission.place(principal) as place:
+                async with self._admission.start(principal) as start:
+                    start.secrets = launch.secrets
+                    began = self._loop.time()
+                    link = await self._keeper.start(session, launch)
+                    session.generation = launch.generation
+                    place.pop_all()  # from here on the child's own task gives it back
+                    opened = await self._initialize(session, link, request, start)
+                    self._server.note_started(recipe)
+        except BaseException:
+            self.end(session, "its server was not started")
+            raise
+        return await self._learn(session, opened, self._loop.time() - began)
+
+    async def _learn(self, session: Session, opened: Opened, seconds: float) -> Opened | None:
+        """Note from its answer what the server speaks; None if that is not what was asked."""
+        facts = self._server.facts
+        if opened.session is not None:
+            facts.speaks_legacy = True
+            facts.handshake_seconds = seconds
+        elif await _refuses_for_being_modern(opened):
+            facts.speaks_legacy = False
+            opened.bridge.release(opened.exchange)
+            # Not two processes where there may be place for one only.
+            await session.wait_children()
+            return None
+        return opened
+
+    def _new_session(self, principal: Principal) -> Session:
+        session_id = self._ids.mint()
+        replays = self._server.settings.recovery == "replay"
+        bridge = Bridge(
+            self._server.bridge,
+            budget=self.quotas.budget(principal),
+            wake=functools.partial(self._wake, session_id) if replays else None,
+            on_idle=functools.partial(self._went_idle, session_id),
+            on_listening=functools.partial(self._listens, session_id),
+        )
+        return self._add(Session(session_id, principal, bridge, self._loop.time()))
 
     async def _open_over_lease(self, principal: Principal, request: Request) -> Opened:
         """Open a session over the modern child of its principal. It has no process, so it takes no place."""
-        self._check_room()
+        self._check_room(principal)
+        revocations = self.leases.revocations
         child = await self.leases.modern_child(principal)
-        self._check_room()
+        self.leases.check_not_revoked(revocations)
+        self._admission.check()  # everything may have been ended in the meantime
+        self._check_room(principal)
         discovery = cast("Discovery", child.discovery)  # its start is over only when it has told it
         params = object_members(request.members.get("params"))
         result = initialize_result(discovery, string_member(params, "protocolVersion") or LATEST)
@@ -238,21 +376,99 @@ class SessionManager:
         bridge = LegacySession(
             LegacyClient.read(request, agreement.revision),
             functools.partial(self._modern_child, session_id, principal),
-            self._bridge_settings,
+            self._server.bridge,
+            budget=self.quotas.budget(principal),
             spawn=self._tasks.create_task,
             on_idle=functools.partial(self._went_idle, session_id),
         )
-        session = Session(session_id, principal, None, bridge, self._loop.time())
-        session.agreement = agreement
-        self._add(session)
+        session = self._add(Session(session_id, principal, bridge, self._loop.time()))
+        self._begin(session, agreement)
         return Opened(session, bridge, bridge.greet(answer))
 
-    def _check_room(self) -> None:
-        if len(self._sessions) >= self._settings.max_sessions:
+    def _check_room(self, principal: Principal) -> None:
+        settings = self._server.settings
+        if len(self._sessions) >= settings.max_sessions and not self._make_room(principal):
             raise LimitReached(
-                f"all {self._settings.max_sessions} sessions are in use",
-                retry_after=self._settings.retry_after,
+                f"all {settings.max_sessions} sessions are in use", retry_after=settings.retry_after
             )
+
+    def _make_room(self, principal: Principal) -> bool:
+        """End the session of a principal that has slept longest, if one does; tell whether one did.
+
+        Clients forget to end their sessions. What they have left behind must not keep them out; but
+        nobody's session ends for somebody else.
+        """
+        asleep = [session for session in self._sessions_of(principal) if self._sleeps(session)]
+        if not asleep:
+            return False
+        self.end(min(asleep, key=lambda session: session.last_used), "it slept, and made room for another")
+        return True
+
+    def _sleeps(self, session: Session) -> bool:
+        if session.busy or session.bridge.listening or session.agreement is None:
+            return False
+        idle = self._loop.time() - session.last_used >= self._server.settings.idle_timeout
+        return idle and session.link is None
+
+    def _add(self, session: Session) -> Session:
+        try:
+            self.quotas.take_session(session.principal)
+        except LimitReached:
+            if not self._make_room(session.principal):
+                raise
+            self.quotas.take_session(session.principal)
+        self._sessions[session.id] = session
+        return session
+
+    def _begin(self, session: Session, agreement: Agreement) -> None:
+        session.agreement = agreement
+        logger.info("session.started", extra=self._facts(session))
+        self._check_idle(session)
+
+    async def _initialize(self, session: Session, link: Link, request: Request, start: Start) -> Opened:
+        bridge = cast("Bridge", session.bridge)
+        bridge.use(link)
+        try:
+            async with asyncio.timeout(self._server.settings.start_timeout):
+                exchange = await bridge.call(request)
+                answer = await exchange.wait_answered()
+            self._answered(session, link, start)
+            agreement = agree(answer)
+        except TimeoutError:
+            self.end(session, "no answer to initialize")
+            raise StartTimeout(self._server.settings.start_timeout) from None
+        except ChildGone:
+            problem = await ended_unread(link)
+            self.end(session, SERVER_ENDED)
+            raise problem from None
+        except BaseException:
+            self.end(session, "initialize failed")
+            raise
+        if agreement is None:
+            self.end(session, "the server refused initialize")
+            return Opened(None, bridge, exchange)
+        self._begin(session, agreement)
+        return Opened(session, bridge, exchange)
+
+    def _answered(self, session: Session, link: Link, start: Start) -> None:
+        """Tell the breaker about an answer to `initialize`: the server's, or the bridge's for it."""
+        if session.ended is None:
+            start.answered()
+        elif session.ended == SERVER_ENDED:
+            child = link.child
+            how = child.exit_status() if child.done.is_set() else "closed its output"
+            start.failed(f"the server process {how} before it answered `initialize`")
+
+    # The life of a session.
+
+    async def _wake(self, session_id: str) -> Link:
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise SessionNotFound
+        if session.agreement is None:
+            # No other child can answer its `initialize`.
+            raise ChildGone("the server process ended before it read `initialize`")
+        return await self._keeper.wake(session)
 
     async def _modern_child(self, session_id: str, principal: Principal) -> ModernChild:
         """Return the child for a session over a lease."""
@@ -265,90 +481,46 @@ class SessionManager:
                 self.end(session, "the server does not speak this revision any more")
             raise
 
-    def _answered(self, session: Session, attempt: Attempt) -> None:
-        """Tell the breaker about an answer to `initialize`: the server's, or the bridge's for it."""
-        child = session.child
-        if session.ended is None:
-            self._admission.answered()
-        elif session.ended == SERVER_ENDED and child is not None:
-            how = child.exit_status() if child.done.is_set() else "closed its output"
-            self._admission.failed(attempt, f"the server process {how} before it answered `initialize`")
-
-    async def _start(self, principal: Principal) -> Session:
-        session_id = self._ids.mint()
-        config = self._server.config_of(session=log_name(session_id))
-        child = await self._supervisor.start(config)
-        if self._admission.draining:
-            await child.stop(eof_grace=0, stop_grace=0)
-            raise Draining
-        on_idle = functools.partial(self._went_idle, session_id)
-        bridge = Bridge(child, self._bridge_settings, on_idle=on_idle)
-        session = Session(session_id, principal, child, bridge, self._loop.time())
-        self._add(session)
-        return session
-
-    def _add(self, session: Session) -> None:
-        self._sessions[session.id] = session
-        self._tasks.create_task(self._serve(session), name=f"session {log_name(session.id)}")
-        pid = None if session.child is None else session.child.pid
-        logger.info(
-            "session.started",
-            extra={"session": log_name(session.id), "server": self._server.name, "pid": pid},
-        )
-
-    async def _initialize(self, session: Session, request: Request, attempt: Attempt) -> Opened:
-        try:
-            async with asyncio.timeout(self._settings.start_timeout):
-                exchange = await session.bridge.call(request)
-                answer = await exchange.wait_answered()
-            self._answered(session, attempt)
-            session.agreement = agree(answer)
-        except TimeoutError:
-            self.end(session, "no answer to initialize")
-            raise StartTimeout(self._settings.start_timeout) from None
-        except ChildGone:
-            self.end(session, SERVER_ENDED)
-            raise BridgeBroken("the server process ended before it read `initialize`") from None
-        except BaseException:
-            self.end(session, "initialize failed")
-            raise
-        if session.agreement is None:
-            self.end(session, "the server refused initialize")
-            return Opened(None, session.bridge, exchange)
-        return Opened(session, session.bridge, exchange)
-
-    async def _serve(self, session: Session) -> None:
-        """Run a session to its end; give its place back when nothing of its child is left."""
-        self._check_idle(session)
-        try:
-            await session.bridge.run()
-            self._crashes += session.ended is None and session.agreement is not None
-        except Exception:  # a session's entry point: a mistake of ours must not end the others
-            logger.exception("session.failed", extra={"session": log_name(session.id)})
-        finally:
-            self.end(session, SERVER_ENDED)
-            await session.wait_child()
-            if session.child is not None:
-                self._admission.give_back()
-            self._changed.set()
-
     def _went_idle(self, session_id: str) -> None:
         session = self._sessions.get(session_id)
         if session is not None:
             session.last_used = self._loop.time()
+            if session.outdated:
+                self._keeper.rest_if_outdated(session)
         self._changed.set()
 
+    def _listens(self, session_id: str) -> None:
+        session = self._sessions.get(session_id)
+        if session is not None:
+            self._keeper.wake_listener(session)
+
     def _check_idle(self, session: Session) -> None:
-        """End the session if it is idle; else look again when it could be at the earliest."""
+        """Let an idle session sleep, or end it; else look again when it could be at the earliest."""
         if session.ended is not None:
             return
-        if session.bridge.busy:
-            session.last_used = self._loop.time()
-        due = session.last_used + self._settings.idle_timeout
-        if due <= self._loop.time():
+        now, settings = self._loop.time(), self._server.settings
+        if session.busy:
+            session.last_used = now
+        sleeps_at = ends_at = session.last_used + settings.idle_timeout
+        if self._keeper.is_durable(session):
+            ends_at = max(sleeps_at, session.last_used + settings.session_timeout)
+        if ends_at <= now:
             self.end(session, "idle")
-        else:
-            session.idle_timer = self._loop.call_at(due, self._check_idle, session)
+            return
+        if sleeps_at <= now and self._keeper.may_sleep(session):
+            self._keeper.rest(session, "idle")
+        # Nobody tells when it is awake again, or its listener has gone: so look, as often as it may matter.
+        due = sleeps_at if sleeps_at > now else min(ends_at, now + settings.idle_timeout)
+        session.idle_timer = self._loop.call_at(due, self._check_idle, session)
+
+    def _sessions_of(self, principal: Principal) -> list[Session]:
+        return [session for session in self._sessions.values() if session.principal == principal]
+
+    def _whose(self, principal: Principal) -> dict[str, object]:
+        return {"principal": principal.subject, "server": self._server.name}
+
+    def _facts(self, session: Session) -> dict[str, object]:
+        return {"session": session.name, **self._whose(session.principal)}
 
 
 async def _refuses_for_being_modern(refused: Opened) -> bool:

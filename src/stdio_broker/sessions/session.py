@@ -3,11 +3,10 @@
 import asyncio
 from dataclasses import dataclass
 
-from ..bridge import Bridge, Exchange, LegacySession
+from ..bridge import Bridge, Exchange, LegacySession, Link
 from ..errors import BridgeBroken
 from ..protocol.handshake import Agreement
-from ..supervisor import Child
-from ..supervisor.restart import BreakerStatistics
+from ..supervisor.restart import Breaker, BreakerStatistics
 from .principal import Principal
 
 __all__ = ["Opened", "Session", "SessionBridge", "SessionStatistics", "log_name"]
@@ -23,43 +22,75 @@ class Session:
         id: Its id, a secret of the client.
         principal: Whose it is; nobody else's requests reach it.
         bridge: What its messages go through.
-        child: Its own child; None if it has a share in one that a lease has.
         agreement: What was agreed in `initialize`; None until then.
+        began: When it was opened (event loop time, seconds).
         last_used: When a client last sent something (event loop time, seconds).
         idle_timer: Looks next whether the session is idle.
         ended: Why it ended, or None while it lives.
+        generation: From what its child was started; None before the first one.
+        outdated: Whether its child is to be replaced as soon as that disturbs nobody.
+        waking: The link that is being made ready for it, or None if none is.
+        keepers: The tasks that see its children through, but for those that have been replaced.
+        breaker: When a child that keeps crashing is left alone; None as long as none has crashed.
     """
 
-    __slots__ = ("agreement", "bridge", "child", "ended", "id", "idle_timer", "last_used", "principal")
+    __slots__ = (
+        "agreement",
+        "began",
+        "breaker",
+        "bridge",
+        "ended",
+        "generation",
+        "id",
+        "idle_timer",
+        "keepers",
+        "last_used",
+        "outdated",
+        "principal",
+        "waking",
+    )
 
-    def __init__(
-        self,
-        session_id: str,
-        principal: Principal,
-        child: Child | None,
-        bridge: SessionBridge,
-        now: float,
-    ) -> None:
+    def __init__(self, session_id: str, principal: Principal, bridge: SessionBridge, now: float) -> None:
         self.id = session_id
         self.principal = principal
-        self.child = child
         self.bridge = bridge
         self.agreement: Agreement | None = None
-        self.last_used = now
+        self.began = self.last_used = now
         self.idle_timer: asyncio.TimerHandle | None = None
         self.ended: str | None = None
+        self.generation: str | None = None
+        self.outdated = False
+        self.waking: asyncio.Future[Link] | None = None
+        self.keepers: dict[Link, asyncio.Task[None]] = {}
+        self.breaker: Breaker | None = None
 
-    async def wait_child(self) -> None:
-        """Wait until nothing of its child is left, if it has one of its own."""
-        if self.child is not None:
-            await self.child.wait()
+    @property
+    def name(self) -> str:
+        """What it is called in the log."""
+        return log_name(self.id)
+
+    @property
+    def link(self) -> Link | None:
+        """The child of its own that it uses now; None while it sleeps, or has a share in another."""
+        return self.bridge.link if isinstance(self.bridge, Bridge) else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a client waits for an answer, or a child is made ready for one."""
+        return self.bridge.busy or self.waking is not None
+
+    async def wait_children(self) -> None:
+        """Wait until nothing of its own children is left, but for those that finish what they were asked."""
+        if self.keepers:
+            await asyncio.wait(self.keepers.values())
 
     def end(self, reason: str) -> None:
-        """Fail what is open and end its streams, once. The child is stopped by whoever started it."""
+        """Fail what is open and end its streams, once. Its children are stopped by whoever started them."""
         self.ended = reason
         if self.idle_timer is not None:
             self.idle_timer.cancel()
-        self.bridge.fail(BridgeBroken(f"the session has ended: {reason}", reason="session ended"))
+        text = f"the session has ended: {reason}"
+        self.bridge.fail(BridgeBroken(text, reason="session ended", retryable=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +114,29 @@ class SessionStatistics:
 
     Attributes:
         sessions: Sessions that clients can use.
+        asleep: Those of them that have no child now, and share none.
         places: Places taken by children, of sessions and of leases, those included that are being started
             or stopped.
-        max_sessions: Places there are; and how many sessions, those included that have no child.
+        max_places: Places there are.
+        max_sessions: Sessions there may be.
+        node_full: Which limit of the whole node is reached, in words; None if none is.
         draining: Whether the node is shutting down.
-        breaker: Whether the server can be started, as far as is known.
+        problem: Why the server did not start when it was tried; None if it did, or has since.
+        breaker: Whether the server can be started, as far as is known, by whoever has least luck.
+        keeps_failing: Whether it keeps failing, not for one principal only.
         crashes: Sessions so far whose server ended by itself after its answer to `initialize`.
     """
 
     sessions: int
+    asleep: int
     places: int
+    max_places: int
     max_sessions: int
+    node_full: str | None
     draining: bool
+    problem: str | None
     breaker: BreakerStatistics
+    keeps_failing: bool
     crashes: int
 
 

@@ -88,6 +88,27 @@ def environment(_child: Child, call: Call, _arguments: Arguments) -> None:
 
 
 @tool
+def reveal(child: Child, call: Call, arguments: Arguments) -> None:
+    """Tell a `variable` in every way there is: stderr, progress, a log message, a change; last as the answer.
+
+    If it `fails`, as an error; if it `dies`, the child ends without an answer.
+    """
+    value = os.environ[arguments["variable"]]
+    os.write(2, f"the variable is {value}\n".encode())
+    token = (call.meta or {}).get("progressToken")
+    if token is not None:
+        notify("notifications/progress", {"progressToken": token, "progress": 1, "message": value})
+    notify("notifications/message", {"level": "info", "data": value})
+    _announce(child, call, "notifications/tools/list_changed", {"_meta": {"value": value}})
+    if arguments.get("dies"):
+        os._exit(3)
+    if arguments.get("fails"):
+        call.error(-32000, f"failed with {value}", {"value": value})
+    else:
+        call.text(value)
+
+
+@tool
 def directory(_child: Child, call: Call, _arguments: Arguments) -> None:
     """Tell the working directory."""
     call.text(os.getcwd())  # noqa: PTH109 - pathlib costs 10 ms
@@ -271,16 +292,18 @@ def change(child: Child, call: Call, arguments: Arguments) -> None:
     subscriptionId; to all of them if `force`.
     """
     method, params = arguments["method"], arguments.get("params", {})
+    call.text(str(_announce(child, call, method, params, force=arguments.get("force", False))))
+
+
+def _announce(child: Child, call: Call, method: str, params: Message, *, force: bool = False) -> int:
     if not call.modern:
         notify(method, params)
-        call.text("1")
-        return
-    force = arguments.get("force")
+        return 1
     listens = [key for key, (_, agreed) in child.listens.items() if force or _matches(agreed, method, params)]
     for listen in listens:
         tag = {**params.get("_meta", {}), f"{PREFIX}subscriptionId": listen}
         notify(method, {**params, "_meta": tag})
-    call.text(str(len(listens)))
+    return len(listens)
 
 
 def _matches(agreed: Message, method: str, params: Message) -> bool:

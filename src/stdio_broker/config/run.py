@@ -1,28 +1,22 @@
-"""The whole configuration, composed of each package's own settings and checked as one.
+"""The configuration of `stdio-broker run`: one server, from options. All mistakes are told at once."""
 
-All mistakes are reported at once, each with where it stands, what was found and what was expected.
-"""
-
-import ipaddress
 import math
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
-from .bridge import Settings as BridgeSettings
-from .errors import ConfigError
-from .http import LOOPBACK_HOSTS, host_of
-from .http import Settings as HttpSettings
-from .sessions import ServerRecipe
-from .sessions import Settings as SessionSettings
-from .supervisor import Config as ChildConfig
+from ..errors import ConfigError
+from ..http import LOOPBACK_HOSTS
+from ..http import Settings as HttpSettings
+from ..sessions import ServerRecipe
+from ..sessions import Settings as SessionSettings
+from ..sessions.quotas import QuotaSettings
+from ..sessions.settings import Recovery
+from ..supervisor import Config as ChildConfig
+from ..supervisor.isolation import Isolation
+from .addresses import as_host, host_in_header, is_loopback, origin_in_header
+from .configuration import MAX_BUFFERED_BYTES, Configuration, ServerConfiguration
+from .secrecy import MIN_SECRET_CHARS, looks_secret
 
-__all__ = ["Configuration", "run_configuration"]
-
-_SECRET_NAME = re.compile("auth|credential|key|pass|secret|token", re.IGNORECASE)
-
-# As a browser sends it: a scheme, a host, maybe a port; no path.
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+/?")
+__all__ = ["INLINE_CODE", "LAUNCHERS", "run_configuration"]
 
 #: Programs that start another one, named by their first argument.
 LAUNCHERS = frozenset({"bunx", "node", "npx", "pipx", "python", "uvx"})
@@ -30,31 +24,8 @@ LAUNCHERS = frozenset({"bunx", "node", "npx", "pipx", "python", "uvx"})
 #: Options of theirs behind which there is code, not a name.
 INLINE_CODE = frozenset({"-c", "-e", "--eval"})
 
-#: Shorter values are no secrets worth the name, and taking them out would make logs unreadable.
-MIN_SECRET_CHARS = 6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration:
-    """What a node does.
-
-    Attributes:
-        host: Address that the HTTP server listens on.
-        port: Its port; 0 is any free one.
-        drain_grace: Seconds that open calls get to finish at shutdown.
-        server: The server that is served.
-        http: Guards and bounds of the HTTP side.
-        sessions: Bounds of the sessions.
-        bridge: Bounds of each bridge.
-    """
-
-    host: str
-    port: int
-    drain_grace: float
-    server: ServerRecipe
-    http: HttpSettings = field(default_factory=HttpSettings)
-    sessions: SessionSettings = field(default_factory=SessionSettings)
-    bridge: BridgeSettings = field(default_factory=BridgeSettings)
+#: More than there can be of anything: a quota that never binds.
+UNBOUND = 1_000_000
 
 
 def run_configuration(
@@ -74,6 +45,8 @@ def run_configuration(
     max_line_bytes: int,
     start_timeout: float,
     idle_timeout: float,
+    session_timeout: float,
+    recovery: Recovery,
     eof_grace: float,
     stop_grace: float,
     drain_grace: float,
@@ -88,23 +61,23 @@ def run_configuration(
         ConfigError: Everything that is wrong with it.
     """
     variables, problems = _parse_env(env, environ)
-    if not _is_loopback(host) and not allow_remote:
+    if not is_loopback(host) and not allow_remote:
         problems.append(
             f"--host {host}: this is reachable from other machines, and `run` has no authentication; whoever "
             "reaches it runs the command with your rights. Add --allow-remote if that is what you want"
         )
+    origins = {origin: origin_in_header(origin) for origin in allow_origins}
     problems += [
         f"--allow-origin {origin}: expected an origin, such as https://app.example"
-        for origin in allow_origins
-        if not _ORIGIN.fullmatch(origin.lower())
+        for origin, sent in origins.items()
+        if sent is None
     ]
-    hosts = {_as_host(host)}
-    for allowed in allow_hosts:
-        name_of_host = host_of(_as_host(allowed).encode("latin-1", "replace"))
-        if name_of_host is None:
-            problems.append(f"--allow-host {allowed!r}: expected a host name, such as mcp.example")
-        else:
-            hosts.add(name_of_host)
+    hosts = {allowed: host_in_header(allowed) for allowed in allow_hosts}
+    problems += [
+        f"--allow-host {allowed!r}: expected a host name, such as mcp.example"
+        for allowed, sent in hosts.items()
+        if sent is None
+    ]
     if not (math.isfinite(drain_grace) and drain_grace >= 0):
         problems.append(f"drain_grace: expected seconds, 0 or more, found {drain_grace!r}")
     child = settings = None
@@ -121,25 +94,47 @@ def run_configuration(
         problems.append(str(exc))
     try:
         settings = SessionSettings(
-            max_sessions=max_sessions, start_timeout=start_timeout, idle_timeout=idle_timeout
+            max_sessions=max_sessions,
+            start_timeout=start_timeout,
+            idle_timeout=idle_timeout,
+            session_timeout=session_timeout,
+            recovery=recovery,
         )
     except ValueError as exc:
         problems.append(str(exc))
     if child is None or settings is None or problems:
         raise ConfigError(*problems)
+    recipe = ServerRecipe(name or _name_of(command), child, _secrets(env, variables))
     return Configuration(
         host=host,
         port=port,
         drain_grace=drain_grace,
-        server=ServerRecipe(name or _name_of(command), child, _secrets(env, variables)),
+        # Whoever runs a command for themselves wants it as it is.
+        servers=(ServerConfiguration(recipe=recipe, sessions=settings, isolation=Isolation(level="none")),),
         http=HttpSettings(
-            allowed_hosts=LOOPBACK_HOSTS | hosts,
-            allowed_origins=frozenset(origin.lower().rstrip("/") for origin in allow_origins),
+            allowed_hosts=LOOPBACK_HOSTS | {as_host(host)} | set(filter(None, hosts.values())),
+            allowed_origins=frozenset(filter(None, origins.values())),
             max_body_bytes=max_body_bytes,
             legacy_sse=legacy_sse,
             poll_interval=poll_interval,
         ),
-        sessions=settings,
+        quotas=_quotas(max_sessions),
+        max_buffered_bytes_per_principal=MAX_BUFFERED_BYTES,
+    )
+
+
+def _quotas(max_sessions: int) -> QuotaSettings:
+    """Return quotas that never bind before the server's own limits: everybody is one principal here."""
+    return QuotaSettings(
+        max_sessions=max_sessions,
+        max_children=max_sessions,
+        max_sessions_per_principal=max_sessions,
+        max_children_per_principal=max_sessions,
+        max_calls_per_principal=UNBOUND,
+        max_starting_per_principal=QuotaSettings().max_starting,
+        max_waiting_per_principal=max_sessions,
+        starts_per_minute=UNBOUND,
+        start_burst=UNBOUND,
     )
 
 
@@ -171,23 +166,8 @@ def _secrets(options: Iterable[str], variables: Mapping[str, str]) -> frozenset[
     return frozenset(
         value
         for name, value in variables.items()
-        if len(value) >= MIN_SECRET_CHARS and (name in by_name or _SECRET_NAME.search(name))
+        if len(value) >= MIN_SECRET_CHARS and (name in by_name or looks_secret(name))
     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-def _as_host(host: str) -> str:
-    """Return a host as a Host header names it: lower case, an IPv6 address in brackets."""
-    try:
-        return f"[{ipaddress.IPv6Address(host)}]"
-    except ValueError:
-        return host.lower()
 
 
 def _name_of(command: tuple[str, ...]) -> str:

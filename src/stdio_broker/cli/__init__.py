@@ -7,30 +7,33 @@ import asyncio
 import os
 import shlex
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from typing import get_args
 
 import click
 
-from . import __version__
-from .broker import Ready, Shutdown, serve
-from .config import Configuration, run_configuration
-from .errors import BrokerError, ConfigError
-from .http import Settings as HttpSettings
-from .sessions import ProbeFailed
-from .sessions import Settings as SessionSettings
-from .supervisor import Config as ChildConfig
-from .supervisor import drop_inherited_ignores, raise_descriptor_limit
-from .telemetry import LogFormat, LogLevel, configure_logging, printable
+from .. import __version__
+from ..broker import Ready, Shutdown, serve
+from ..config import Configuration, run_configuration
+from ..errors import BrokerError, ConfigError
+from ..http import Settings as HttpSettings
+from ..sessions import ProbeFailed
+from ..sessions import Settings as SessionSettings
+from ..sessions.settings import Recovery
+from ..supervisor import Config as ChildConfig
+from ..supervisor import drop_inherited_ignores, forbid_dumps, raise_descriptor_limit
+from ..telemetry import LogFormat, LogLevel, configure_logging, printable
+from .check import check_command
+from .common import fail, log_options, loop_factory
+from .configuration import config_group, import_command
+from .explaining import explain_probe
+from .keys import key_commands
+from .serving import serve_command
 
 __all__ = ["main"]
 
 _CHILD = ChildConfig(cmd=("default",))  # the library's own defaults, shown in --help
 _SESSIONS = SessionSettings()
 _HTTP = HttpSettings()
-
-#: Lines of a child's stderr in an error message: a reason, and the stack trace that often follows it.
-STDERR_LINES = 20
 
 _SECONDS = click.FloatRange(min=0)
 _POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -50,6 +53,11 @@ def _open_standard_files() -> None:
 def main() -> None:
     """Serve stdio MCP servers over HTTP, each user with a supervised child process of their own."""
     _open_standard_files()
+
+
+# None of them imports at its start what `run` does not need: it starts in half the time so.
+for _command in (serve_command, check_command, import_command, config_group, key_commands):
+    main.add_command(_command)
 
 
 # What stands behind the command's name is the command's, with or without the --.
@@ -120,7 +128,21 @@ def main() -> None:
     default=_SESSIONS.idle_timeout,
     show_default=True,
     type=_POSITIVE,
-    help="Seconds without a request after which a session, or a shared child, ends.",
+    help="Seconds without a request after which a child is stopped; its session sleeps until the next one.",
+)
+@click.option(
+    "--session-timeout",
+    default=_SESSIONS.session_timeout,
+    show_default=True,
+    type=_POSITIVE,
+    help="Seconds without a request after which a session that sleeps ends.",
+)
+@click.option(
+    "--recovery",
+    default=_SESSIONS.recovery,
+    show_default=True,
+    type=click.Choice(get_args(Recovery)),
+    help="replay: a session whose child has ended gets a fresh one; end: it ends with its child.",
 )
 @click.option(
     "--eof-grace",
@@ -156,20 +178,7 @@ def main() -> None:
     help="Serve /sse and /messages too, for clients of 2024-11-05. Deprecated; off unless you need it.",
 )
 @click.option("--hints/--no-hints", default=None, help="Print how to connect.  [default: on a terminal]")
-@click.option(
-    "--log-level",
-    default="info",
-    show_default=True,
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    help="Least severe events shown; debug shows the server's stderr.",
-)
-@click.option(
-    "--log-format",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "human", "json"]),
-    help="Form of the log on stderr; auto: human on a terminal, JSON otherwise.",
-)
+@log_options
 def run(
     *,
     command: tuple[str, ...],
@@ -203,15 +212,16 @@ def run(
         )
         drop_inherited_ignores()
         raise_descriptor_limit()
+        forbid_dumps()
         show_hints = (sys.stdout is not None and sys.stdout.isatty()) if hints is None else hints
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_run(configuration, show_hints=show_hints))
     except ConfigError as exc:
-        _fail(2, *exc.problems)
+        fail(2, *exc.problems)
     except ProbeFailed as exc:
-        _fail(1, *_explain(exc, command[0]))
+        fail(1, *explain_probe(exc, command[0], timeout_name="--start-timeout"))
     except BrokerError as exc:
-        _fail(1, str(exc))
+        fail(1, str(exc))
 
 
 async def _run(configuration: Configuration, *, show_hints: bool) -> None:
@@ -226,13 +236,16 @@ async def _run(configuration: Configuration, *, show_hints: bool) -> None:
 
 def _announce(ready: Ready, configuration: Configuration, *, show_hints: bool) -> None:
     agreement = ready.agreement
+    if agreement is None:  # it is `run` that says this, and it has tried its server
+        return
+    url = ready.url + configuration.servers[0].path
     parts = [part for part in (agreement.name, agreement.server_version) if part]
     identity = printable(" ".join(parts) or "no name given")
-    name = configuration.server.name
+    name = configuration.servers[0].recipe.name
     version = agreement.revision.version
-    click.echo(f"stdio-broker: {name} ({identity}, MCP {version}) is ready at {ready.url}")
+    click.echo(f"stdio-broker: {name} ({identity}, MCP {version}) is ready at {url}")
     if show_hints:
-        hints = _HINTS.format(url=ready.url, name=shlex.quote(name), initialize=_INITIALIZE)
+        hints = _HINTS.format(url=url, name=shlex.quote(name), initialize=_INITIALIZE)
         click.echo(hints, err=True)
     if sys.stdout is not None:  # it was closed before we began
         sys.stdout.flush()
@@ -252,41 +265,3 @@ Connect with
                   -d '{initialize}'
 Stop with Ctrl-C.
 """
-
-
-def _explain(exc: ProbeFailed, program: str) -> list[str]:
-    """Say what was seen of a command that is no MCP server, and what to try."""
-    lines = []
-    if exc.exit_status is not None:
-        lines.append(f"{program!r} {exc.exit_status} before it answered `initialize`")
-        if not exc.stderr_tail:
-            lines.append("run the command by hand: an MCP server waits for messages on its stdin")
-    else:
-        lines.append(f"{program!r} runs, but is no MCP server that can be used: {printable(str(exc))}")
-        lines.append(
-            "check its arguments (many servers need `--transport stdio` or the like), or --start-timeout"
-        )
-    if exc.first_bad_line is not None:
-        lines.append(
-            f"its stdout, which may carry MCP messages only, began with: {printable(exc.first_bad_line)}"
-        )
-    if exc.stderr_tail:
-        lines.append("its last lines on stderr were:")
-        lines += [f"  {printable(line)}" for line in exc.stderr_tail[-STDERR_LINES:]]
-    return lines
-
-
-def _fail(code: int, *lines: str) -> NoReturn:
-    first, *rest = lines
-    click.echo(f"stdio-broker: {first}", err=True)
-    for line in rest:
-        click.echo(f"  {line}" if code == 1 else f"stdio-broker: {line}", err=True)
-    sys.exit(code)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop  # noqa: PLC0415 - not everywhere
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop

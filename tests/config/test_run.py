@@ -25,6 +25,8 @@ DEFAULTS: Mapping[str, Any] = {
     "max_body_bytes": 1000,
     "max_line_bytes": 2000,
     "start_timeout": 60.0,
+    "session_timeout": 86_400.0,
+    "recovery": "replay",
     "idle_timeout": 1800.0,
     "eof_grace": 2.0,
     "stop_grace": 5.0,
@@ -64,30 +66,36 @@ def test_every_option_arrives_where_it_counts() -> None:
         legacy_sse=True,
         poll_interval=5.5,
     )
-    child = configuration.server.config
+    child = configuration.servers[0].recipe.config
     assert (configuration.host, configuration.port, configuration.drain_grace) == ("127.0.0.1", 1234, 4.5)
-    assert (configuration.server.name, tuple(child.cmd), child.cwd) == ("git", ("server", "--flag"), "/srv")
+    assert (configuration.servers[0].recipe.name, tuple(child.cmd), child.cwd) == (
+        "git",
+        ("server", "--flag"),
+        "/srv",
+    )
     assert (child.eof_grace, child.stop_grace, child.max_line_bytes) == (0.25, 0.75, 2002)
     assert configuration.http.max_body_bytes == 1001
-    assert configuration.http.path == "/mcp"
+    assert configuration.servers[0].path == "/mcp"
     assert (configuration.http.legacy_sse, configuration.http.poll_interval) == (True, 5.5)
-    sessions = configuration.sessions
+    sessions = configuration.servers[0].sessions
     assert (sessions.max_sessions, sessions.start_timeout, sessions.idle_timeout) == (3, 1.5, 2.5)
 
 
 def test_a_child_sees_only_the_minimal_environment_and_what_is_named() -> None:
     """design.md, 6.8: an allow-list, never the whole environment."""
     environ = {"TOKEN": "from outside", "OTHER": "never", "EMPTY": ""}
-    child = configured(
-        env=("NAME=value", "WITH=a=b", "BLANK=", "TOKEN", "EMPTY"), environ=environ
-    ).server.config
+    child = (
+        configured(env=("NAME=value", "WITH=a=b", "BLANK=", "TOKEN", "EMPTY"), environ=environ)
+        .servers[0]
+        .recipe.config
+    )
     assert child.env == {"NAME": "value", "WITH": "a=b", "BLANK": "", "TOKEN": "from outside", "EMPTY": ""}
     assert child.inherit_env == "minimal"
 
 
 def test_the_last_of_two_values_for_a_variable_counts() -> None:
     """Ours: as with `docker run --env`."""
-    assert configured(env=("A=1", "A=2")).server.config.env == {"A": "2"}
+    assert configured(env=("A=1", "A=2")).servers[0].recipe.config.env == {"A": "2"}
 
 
 @pytest.mark.parametrize(
@@ -213,7 +221,7 @@ def test_an_origin_that_no_browser_sends_is_a_mistake(given: str) -> None:
 )
 def test_a_server_without_a_name_is_called_after_its_program(command: tuple[str, ...], name: str) -> None:
     """docs/running.md: `--name`."""
-    assert configured(command=command).server.name == name
+    assert configured(command=command).servers[0].recipe.name == name
 
 
 def test_what_looks_like_a_secret_is_known_as_one() -> None:
@@ -228,7 +236,7 @@ def test_what_looks_like_a_secret_is_known_as_one() -> None:
         ),
         environ={"PLAIN": "passed-by-name"},
     )
-    assert configuration.server.secrets == {"in-the-open", "also-a-secret", "passed-by-name"}
+    assert configuration.servers[0].recipe.secrets == {"in-the-open", "also-a-secret", "passed-by-name"}
 
 
 def test_a_configuration_shows_no_value_of_a_variable() -> None:
@@ -236,3 +244,21 @@ def test_a_configuration_shows_no_value_of_a_variable() -> None:
     configuration = configured(env=("API_TOKEN=hunter2-hunter2",))
     assert "hunter2" not in repr(configuration)
     assert "hunter2" not in str(configuration)
+
+
+def test_nothing_but_the_limits_of_the_server_binds() -> None:
+    """Ours: everybody is one principal, and the whole node is this server's."""
+    configuration = configured(max_sessions=1000)
+    quotas = configuration.quotas
+    assert quotas.max_sessions == quotas.max_sessions_per_principal == 1000
+    assert quotas.max_children == quotas.max_children_per_principal == 1000
+    assert min(quotas.max_calls_per_principal, quotas.starts_per_minute, quotas.start_burst) >= 1_000_000
+    assert quotas.max_starting_per_principal == quotas.max_starting
+
+
+def test_the_command_is_started_as_it_is_for_everybody() -> None:
+    """docs/running.md: no authentication, and no sandbox."""
+    configuration = configured()
+    (server,) = configuration.servers
+    assert (configuration.auth.mode, server.principals, server.isolation.level) == ("none", None, "none")
+    assert (configuration.storage_url, configuration.sources) == ("", ())

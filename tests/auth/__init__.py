@@ -1,0 +1,1 @@
+"""Tests of the auth package, and what they share."""
