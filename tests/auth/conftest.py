@@ -8,14 +8,14 @@ from tests.auth.engines import Engine, postgresql_engine, sqlite_engine
 from tests.auth.postgresql_server import PostgresqlServer, find_programs, running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def postgresql() -> Iterator[PostgresqlServer]:
     """Run a PostgreSQL server for all tests that ask for one."""
     with running(find_programs()) as server:
         yield server
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="package", params=["sqlite", "postgresql"])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     """Return each kind of database in turn."""
     if request.param == "sqlite":
