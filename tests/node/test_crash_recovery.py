@@ -169,8 +169,10 @@ async def test_a_modern_server_is_not_taken_for_another_one_because_two_of_its_c
         node.modern("alpha", "carl") as carl,
         asyncio.TaskGroup() as tasks,
     ):
+        trials = [task for task in asyncio.all_tasks() if task.get_name() == "try alpha"]
+        await asyncio.gather(*trials)
         await anna.ask("pid")
-        await wait_until(lambda: len(children_of(os.getpid())) == 1, what="end of the trial")
+        await wait_until(lambda: len(children_of(os.getpid())) == 1, what="Anna's child, and no other")
         gate.unlink()
         before = children_of(os.getpid())
         slow = tasks.create_task(bernd.call("echo", text="slow"))
