@@ -158,7 +158,7 @@ async def test_an_open_that_fails_takes_no_place_and_leaves_no_child(
         assert supervisor.statistics().running == 0
 
 
-@pytest.mark.parametrize("modes", [("refuse",), ("exit-at-start=3",)])
+@pytest.mark.parametrize("modes", [("refuse",), ("die-on=initialize",)])
 async def test_a_refusal_of_the_server_opens_no_session_but_is_there_to_be_read(
     modes: tuple[str, ...],
 ) -> None:
@@ -540,7 +540,7 @@ def once_there(path: Path, *modes: str) -> Config:
 async def test_a_restart_storm_opens_the_breaker_and_health_changes(caplog: pytest.LogCaptureFixture) -> None:
     """F38. mcp-proxy #247: its child is dead, and it goes on to say that all is well."""
     policy = RestartPolicy(first_backoff=100.0, max_backoff=300.0)
-    config = child_config("exit-at-start=3")
+    config = child_config("die-on=initialize")
     async with breaking(config, policy=policy) as (manager, supervisor):
         for failures in range(1, 4):
             assert await try_to_open(manager) is None
