@@ -1,9 +1,13 @@
 """What a process knows stays its own."""
 
+import ctypes
+import resource
 import subprocess
 import sys
 
 import pytest
+
+from stdio_broker.supervisor import forbid_dumps
 
 #: Files of root's processes are root's in any case, so it has to be somebody else to tell the difference.
 #: Who changes its user may not be dumped either; that is taken back first.
@@ -40,3 +44,13 @@ def test_no_core_is_dumped_by_a_process_or_its_children() -> None:
 def test_a_process_of_the_same_user_cannot_read_its_environment() -> None:
     """prctl(2): the files of a process that may not be dumped belong to root, whoever runs it."""
     assert told().endswith(" False True\n")
+
+
+def test_where_there_is_no_such_flag_the_limit_is_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours: macOS protects a process from its own user in other ways."""
+    limits: list[tuple[int, tuple[int, int]]] = []
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(resource, "setrlimit", lambda what, limit: limits.append((what, limit)))
+    monkeypatch.setattr(ctypes, "CDLL", None)  # a call would fail
+    forbid_dumps()
+    assert limits == [(resource.RLIMIT_CORE, (1, 1))]
