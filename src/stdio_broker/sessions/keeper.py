@@ -229,7 +229,7 @@ class Keeper:
         session.breaker.failed(attempt, now, ending.reason)
         logger.warning(
             "session.lost_child",
-            extra={**self._facts(session), "pid": None, "reason": ending.reason},
+            extra={**self._facts(session), "reason": ending.reason},
         )
 
     def wake_listener(self, session: Session) -> None:
