@@ -115,8 +115,8 @@ def test_run_does_not_pay_for_what_only_other_commands_need() -> None:
     program = "import sys, stdio_broker.cli; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
-    assert "uvicorn" in loaded
-    assert not loaded & {"pydantic", "sqlalchemy", "alembic", "aiosqlite", "asyncpg"}
+    assert "httptools" in loaded
+    assert not loaded & {"pydantic", "sqlalchemy", "alembic", "aiosqlite", "asyncpg", "uvicorn", "starlette"}
 
 
 def test_version_and_help_tell_what_there_is() -> None:

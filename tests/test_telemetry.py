@@ -28,16 +28,16 @@ from stdio_broker.telemetry import (
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
     """Give the process its logging back."""
-    root, uvicorn = logging.getLogger(), logging.getLogger("uvicorn")
-    before = root.handlers[:], root.level, uvicorn.level
+    root, library = logging.getLogger(), logging.getLogger("alembic")
+    before = root.handlers[:], root.level, library.level
     # What is there is pytest's; `configure_logging` would close it.
     root.handlers.clear()
     yield
     for handler in root.handlers:
         handler.close()
-    root.handlers[:], level, uvicorn_level = before
+    root.handlers[:], level, library_level = before
     root.setLevel(level)
-    uvicorn.setLevel(uvicorn_level)
+    library.setLevel(library_level)
 
 
 class Terminal(io.StringIO):
@@ -110,12 +110,12 @@ def test_an_unexpected_error_is_shown_with_its_traceback(log_format: LogFormat) 
         assert "Traceback" in json.loads(line)["exception"]
 
 
-def test_what_the_http_server_says_of_its_life_is_no_news() -> None:
-    """Ours: starting and stopping is told by our own events."""
+def test_what_a_library_says_of_its_life_is_no_news() -> None:
+    """Ours: what happens is told by our own events."""
     stream = io.StringIO()
     configure_logging("info", "json", stream)
-    logging.getLogger("uvicorn.error").info("Started server process")
-    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    logging.getLogger("alembic.runtime.migration").info("Context impl SQLiteImpl.")
+    logging.getLogger("alembic.runtime.migration").warning("Generating uncommon SQL.")
     (line,) = stream.getvalue().splitlines()
     assert json.loads(line)["level"] == "warning"
 

@@ -29,7 +29,7 @@ MIN_PART_CHARS = 4
 
 #: Libraries of which only what goes wrong is news. What they do is ours, and told by us; and one of them
 #: writes every statement of the database into the log.
-_OTHERS = ("aiosqlite", "alembic", "asyncio", "asyncpg", "sqlalchemy", "uvicorn")
+_OTHERS = ("aiosqlite", "alembic", "asyncio", "asyncpg", "sqlalchemy")
 
 #: What every record has; the rest are facts.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName"}

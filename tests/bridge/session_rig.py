@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 import functools
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextvars import ContextVar
 from typing import Any
+
+import pytest
 
 from stdio_broker.bridge import (
     Exchange,
@@ -48,6 +51,7 @@ __all__ = [
     "Rig",
     "answer_on",
     "cancelled",
+    "child_is",
     "client",
     "methods",
     "notification",
@@ -57,6 +61,9 @@ __all__ = [
     "virtual",
     "waiting",
 ]
+
+#: Whether a session finds a child that runs already, so that its calls need no waiting.
+RUNS: ContextVar[bool] = ContextVar("RUNS", default=False)
 
 ALL: Message = {
     "elicitation": {"form": {}, "url": {}},
@@ -112,17 +119,29 @@ def cancelled(request_id: object) -> Notification:
 
 
 class Rig:
-    """A session at work, over children that start at once and answer nothing by themselves but `listen`."""
+    """A session at work, over children that start at once and answer nothing by themselves but `listen`.
+
+    Attributes:
+        ran: How many children there were before it needed one.
+    """
 
     def __init__(self, who: LegacyClient, bounds: Settings, servers: FakeServers) -> None:
         self.servers = servers
         self.error: BrokerError | None = None
         self.replaces = False  # a child that does not read, as leases do
         self.idle = 0
+        self.ran = 0
         self._bounds = bounds
         self._tasks: list[asyncio.Task[None]] = []
         self._modern: list[tuple[FakeChild, ModernChild]] = []
-        self.session = LegacySession(who, self._acquire, bounds, spawn=self._spawn, on_idle=self._went_idle)
+        self.session = LegacySession(
+            who,
+            self._acquire,
+            bounds,
+            spawn=self._spawn,
+            acquire_nowait=self._acquire_nowait,
+            on_idle=self._went_idle,
+        )
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         self._tasks.append(asyncio.create_task(work))
@@ -130,6 +149,16 @@ class Rig:
 
     def _went_idle(self) -> None:
         self.idle += 1
+
+    async def start(self) -> None:
+        """Start a child before it is needed."""
+        await self._acquire()
+        self.ran = 1
+
+    def _acquire_nowait(self) -> ModernChild | None:
+        if not self.ran or self.error is not None or self.modern.ending is not None:
+            return None
+        return None if self.child.stdin.closed else self.modern
 
     async def _acquire(self) -> ModernChild:
         await asyncio.sleep(0)
@@ -224,11 +253,33 @@ async def settle(seconds: float = 0.01) -> None:
         await asyncio.sleep(seconds)
 
 
+@pytest.fixture(params=["started for the call", "there already"])
+def child_is(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run a test twice: with a task for each call, and without."""
+    token = RUNS.set(request.param == "there already")
+    yield
+    RUNS.reset(token)
+
+
 @contextlib.asynccontextmanager
 async def session(
-    who: LegacyClient | None = None, *, servers: FakeServers | None = None, **bounds: float
+    who: LegacyClient | None = None,
+    *,
+    servers: FakeServers | None = None,
+    runs: bool | None = None,
+    **bounds: float,
 ) -> AsyncIterator[Rig]:
+    """Open a session.
+
+    Args:
+        who: Its client.
+        servers: Starts its children.
+        runs: As `RUNS`, which it is if this is None.
+        bounds: Settings.
+    """
     rig = Rig(who or client(), Settings(**bounds), servers or FakeServers.modern())  # type: ignore[arg-type]
+    if RUNS.get() if runs is None else runs:
+        await rig.start()
     try:
         yield rig
     finally:

@@ -599,3 +599,34 @@ async def test_a_call_keeps_nothing_of_its_arguments_and_answers() -> None:
         await rig.call(repetition(request, result, token=2))
         assert (call.request.members, call.request.params, call.request.meta) == ({}, {}, {})
         assert call.request.input_responses is None
+
+
+@in_virtual_time
+async def test_a_short_call_is_kept_until_it_waits_for_its_client() -> None:
+    """Ours: to take it apart costs more than it is; but a client may be long in coming back."""
+    async with legacy() as rig:
+        request = modern_request(params={"name": "t", "arguments": {"text": "short"}}, token=1)
+        result, _ = await parked(rig, request)
+        (call,) = rig.shared.parking
+        assert (call.request.members, call.request.params, call.request.meta) == ({}, {}, {})
+        assert call.request.progress_token is None
+        other = modern_request(params={"name": "t", "arguments": {"text": "other"}})
+        with pytest.raises(LocalProtocolError, match="Invalid or expired"):
+            await rig.call(repetition(other, result))
+        exchange, _ = await rig.call(repetition(request, result, token=2))
+        assert bytes(call.request.params["name"]) == b'"t"'
+        await rig.answers(int(call.child_id))
+        assert (await only_on(exchange))["result"]["content"] == []
+
+
+@in_virtual_time
+async def test_a_long_call_can_be_asked_more_than_once() -> None:
+    """Ours: what its state is bound to is known, though its arguments are not kept."""
+    async with legacy() as rig:
+        request = modern_request(params={"name": "t", "arguments": {"text": "x" * 100_000}})
+        result, _ = await parked(rig, request)
+        for _ in range(2):
+            exchange, _ = await rig.call(repetition(request, result))
+            await rig.asks("again")
+            result = await rig.asked_of(exchange)
+        assert len(rig.shared.parking) == 1

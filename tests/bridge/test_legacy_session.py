@@ -28,6 +28,7 @@ from tests.bridge.session_rig import (
     UPDATED,
     answer_on,
     cancelled,
+    child_is,
     client,
     methods,
     notification,
@@ -48,10 +49,62 @@ from tests.support.fake_servers import (
     notice,
 )
 
+__all__ = ["child_is"]
+
+pytestmark = pytest.mark.usefixtures("child_is")
+
 #: What is told of a child that has ended, besides how.
 ENDED = {"reason": "server process ended", "retryable": True}
 
 # What crosses.
+
+
+@virtual
+async def test_a_call_to_a_child_that_runs_is_sent_and_answered_without_a_task() -> None:
+    """Ours: a task for each would cost as much as all the rest."""
+    async with session(runs=True) as rig:
+        tasks = asyncio.all_tasks()
+        exchange = rig.session.call_nowait(request("tools/call", {"name": "t"}))
+        assert len(rig.heard()) == 1
+        assert asyncio.all_tasks() == tasks
+        await rig.child.says(answer_line(rig.heard()[0]["id"], {"content": []}))
+        assert (await answer_on(exchange))["result"] == {"content": []}
+        assert asyncio.all_tasks() == tasks
+
+
+@virtual
+async def test_a_call_waits_while_the_child_does_not_read() -> None:
+    """Ours: what is unwritten is bounded."""
+    async with session(runs=True) as rig:
+        rig.child.stdin.fill()
+        exchange = await rig.call()
+        assert rig.heard() == []
+        rig.child.stdin.drain()
+        await settle()
+        assert len(rig.heard()) == 1
+        await rig.answers({"content": []})
+        assert (await answer_on(exchange))["result"] == {"content": []}
+
+
+@virtual
+async def test_calls_over_the_bound_of_the_child_are_refused() -> None:
+    """Ours: it is shared, so the session's own bound is not enough."""
+    async with session(max_calls=1) as rig:
+        asking = asyncio.create_task(rig.modern.query("x/y")) if rig.ran else None
+        await settle(0)
+        exchange = await rig.call()
+        if asking is not None:
+            assert (await answer_on(exchange))["error"]["code"] == -32603
+            asking.cancel()
+
+
+@virtual
+async def test_a_log_level_counts_for_the_call_behind_it() -> None:
+    """MCP 2025-11-25, server/utilities/logging: in the order in which they came."""
+    async with session() as rig:
+        rig.session.call_nowait(request("logging/setLevel", {"level": "error"}, 1))
+        await rig.call(request_id=2)
+        assert rig.heard()[0]["params"]["_meta"][f"{PREFIX}logLevel"] == "error"
 
 
 @virtual
@@ -136,7 +189,7 @@ async def test_a_ping_is_answered_with_an_empty_object_and_no_child() -> None:
     async with session() as rig:
         exchange = await rig.session.call(request("ping"))
         assert await exchange.wait_answered() == b'{"jsonrpc":"2.0","id":1,"result":{}}'
-        assert rig.servers.children == []
+        assert len(rig.servers.children) == rig.ran
 
 
 @pytest.mark.parametrize("method", ["tasks/get", "tasks/list", "server/discover", LISTEN])
@@ -147,7 +200,7 @@ async def test_methods_of_other_revisions_do_not_exist(method: str) -> None:
         error = (await rig.ask(method))["error"]
         assert error["code"] == -32601
         assert method in error["message"]
-        assert rig.servers.children == []
+        assert len(rig.servers.children) == rig.ran
 
 
 @virtual

@@ -35,14 +35,16 @@ EVENTS = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(events=EVENTS)
-def test_every_answer_comes_once_and_with_its_own_request(events: list[tuple[str, int]]) -> None:
+@given(events=EVENTS, runs=st.booleans())
+def test_every_answer_comes_once_and_with_its_own_request(
+    *, events: list[tuple[str, int]], runs: bool
+) -> None:
     """Ours: whatever the order of calls, questions, answers, cancellations, disconnects and crashes."""
-    run_in_virtual_time(_play(events))
+    run_in_virtual_time(_play(events, runs=runs))
 
 
-async def _play(events: list[tuple[str, int]]) -> None:
-    async with session(max_stream_bytes=10_000_000) as rig:
+async def _play(events: list[tuple[str, int]], *, runs: bool) -> None:
+    async with session(max_stream_bytes=10_000_000, runs=runs) as rig:
         play = _Play(rig)
         for event, index in events:
             await getattr(play, event)(index)

@@ -1,6 +1,7 @@
 """The relay between modern clients and a modern child: what is swapped, filled and dropped, and no more."""
 
 import asyncio
+import gc
 import json
 import signal
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from stdio_broker.bridge import Owner, Seal, SharedExchange
 from stdio_broker.bridge.modern_child import MAX_TASKS
+from stdio_broker.bridge.modern_request import MAX_KEPT_BYTES
 from stdio_broker.bridge.seal import MAX_STATE_CHARS
 from stdio_broker.errors import BridgeBroken, ChildGone, LimitReached, LocalProtocolError
 from stdio_broker.protocol.jsonrpc import INTERNAL_ERROR, INVALID_PARAMS
@@ -514,6 +516,35 @@ async def test_the_servers_own_state_comes_back_to_the_byte(state: str) -> None:
         line = json.loads(rig.fake.stdin.lines[-1])
         assert line["params"]["requestState"] == state
         assert line["params"]["inputResponses"] == {"k": {"y": 1.5}}
+
+
+@pytest.mark.parametrize("arguments", [b'{"a":1}', b'{"a":"%b"}' % (b"x" * MAX_KEPT_BYTES)])
+async def test_a_state_is_bound_to_its_arguments_however_long_they_are(arguments: bytes) -> None:
+    """Ours: what is long is hashed at once and not kept, what is short is kept and hashed if need be."""
+    async with rigged() as rig:
+        params = b'"name":"ask","arguments":' + arguments
+        state = (await _asked(rig, "s", params))["requestState"]
+        other = b'"name":"ask","arguments":' + arguments[:-1] + b',"b":2}'
+        await _is_refused(rig, _with_state(state, other))
+        await rig.call(request(params=_with_state(state, params)))
+
+
+async def test_nothing_of_a_call_is_left_to_the_garbage_collector() -> None:
+    """Ours: looking for it takes long. What is over goes at once, whichever way it ended."""
+    async with rigged() as rig:
+        gc.collect()
+        gc.disable()
+        try:
+            answered, child_id = await rig.call()
+            await rig.fake.says(answer(child_id, {}))
+            await waiting(answered)
+            left, _ = await rig.call()
+            answered.release()
+            left.release()
+            del answered, left
+            assert [one for one in gc.get_objects() if isinstance(one, SharedExchange)] == []
+        finally:
+            gc.enable()
 
 
 async def test_a_state_may_be_used_again_as_a_modern_server_says() -> None:

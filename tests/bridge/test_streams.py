@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stdio_broker.bridge import Exchange, MessageStream, StreamEnded
+from stdio_broker.bridge import Budget, Exchange, MessageStream, StreamEnded
 from stdio_broker.bridge.events import EventLog
 from stdio_broker.bridge.streams import MESSAGE_OVERHEAD_BYTES
+from stdio_broker.protocol.encoding import Pieces
 from tests.support.clock import run_in_virtual_time
 
 _ROOMY = 1_000_000
@@ -318,3 +319,105 @@ async def test_an_earlier_reader_that_repeats_what_was_missed_stops_too() -> Non
     with pytest.raises(StreamEnded):
         second.missed()
     assert not second.cut, "it was not too slow"
+
+
+# The first thing that comes, without a task.
+
+
+def _noting(exchange: Exchange) -> list[bytes | None]:
+    told: list[bytes | None] = []
+    exchange.when_first(lambda answer: told.append(None if answer is None else bytes(answer)))
+    return told
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize(
+    ("happens", "expected", "left"),
+    [
+        (["answer"], [b"a"], []),
+        (["put"], [None], [b"p"]),
+        (["put", "answer"], [None], [b"p", b"a"]),
+        (["put", "put"], [None], [b"p", b"p"]),
+        (["end"], [None], []),
+        (["put", "end"], [None], [b"p"]),
+        (["answer", "end"], [b"a"], []),
+        (["answer", "put"], [b"a"], []),
+        (["succeed"], [None], []),
+    ],
+)
+async def test_whoever_waits_for_the_first_thing_is_told_once_what_it_is(
+    happens: list[str], expected: list[bytes | None], left: list[bytes], *, before: bool
+) -> None:
+    """Ours: the answer if that comes first, None if anything else does, whether it came before or comes."""
+    exchange = _exchange(_ROOMY)
+    told: list[bytes | None] = []
+    if not before:
+        told = _noting(exchange)
+    for what in happens:
+        if what == "answer":
+            exchange.answer(b"a")
+        elif what == "put":
+            exchange.put(b"p")
+        elif what == "end":
+            exchange.end()
+        else:
+            exchange.succeed()
+    if before:
+        told = _noting(exchange)
+    assert told == expected
+    rest: list[bytes] = []
+    while (message := exchange.receive_nowait()) is not None:
+        rest.append(message)
+    assert rest == left
+    assert exchange.complete == ("answer" in happens)
+    assert exchange.waiting_bytes == 0
+
+
+async def test_an_answer_that_is_told_is_charged_to_nobody() -> None:
+    """Ours: it never waits; an answer in pieces comes as it is."""
+    budget = Budget()
+    exchange = Exchange(asyncio.get_running_loop(), max_bytes=_ROOMY, budget=budget)
+    told: list[bytes | Pieces | None] = []
+    exchange.when_first(told.append)
+    pieces = Pieces([b"a", memoryview(b"b")])
+    exchange.answer(pieces)
+    assert told == [pieces]
+    assert (budget.used, exchange.complete, exchange.open) == (0, True, False)
+
+
+async def test_what_is_taken_back_is_received_as_any_other_message() -> None:
+    """Ours: `read_first`."""
+    exchange = _exchange(_ROOMY)
+    told = _noting(exchange)
+    exchange.read_first()
+    receiving = asyncio.ensure_future(exchange.receive(10))
+    await asyncio.sleep(0)
+    exchange.answer(b"a")
+    assert await receiving == b"a"
+    assert (told, exchange.complete) == ([], True)
+    assert exchange.receive_nowait() is None
+
+
+def test_the_answer_can_be_waited_for_if_it_is_the_first_thing() -> None:
+    """Ours: `first`; what else comes, and when nothing does in time, is None, and nothing is lost."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        exchange = _exchange(_ROOMY)
+        loop.call_later(5, exchange.answer, b"a")
+        assert await exchange.first(10) == b"a"
+        exchange = _exchange(_ROOMY)
+        loop.call_later(5, exchange.put, b"p")
+        assert await exchange.first(10) is None
+        assert exchange.receive_nowait() == b"p"
+        started = loop.time()
+        assert await exchange.first(10) is None
+        assert loop.time() == pytest.approx(started + 10)
+        waiting = asyncio.ensure_future(exchange.first(10))
+        await asyncio.sleep(1)
+        waiting.cancel()
+        exchange.answer(b"a")
+        await asyncio.wait({waiting})
+        assert waiting.cancelled()
+
+    run_in_virtual_time(main())

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
-from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -14,10 +13,11 @@ from hypothesis import strategies as st
 
 from stdio_broker.bridge import Budget, Budgets
 from stdio_broker.errors import LimitReached, TooManyRequests
-from stdio_broker.http import App, HttpServer, bind
+from stdio_broker.http import HttpServer, bind
 from stdio_broker.http import Settings as HttpSettings
-from stdio_broker.http.asgi import SMALL_BODY_BYTES, AsgiRequest, Receive, Scope, Send
-from stdio_broker.http.wire import PayloadTooLarge, PeerGone
+from stdio_broker.http.incoming import SMALL_BODY_BYTES
+from stdio_broker.http.wire import HttpRequest, PayloadTooLarge, PeerGone
+from tests.support.memory_http import MemoryOwner
 
 MIB = 1024 * 1024
 LONG = 2 * SMALL_BODY_BYTES
@@ -29,51 +29,75 @@ pytestmark = pytest.mark.both_loops
 # Bodies.
 
 
-def _request(pieces: list[bytes], *, declared: int | None = None, leaves: bool = False) -> AsgiRequest:
-    """Return a request whose body comes in pieces; the client may leave instead of sending the last one."""
-    events: list[dict[str, Any]] = [
-        {"type": "http.request", "body": piece, "more_body": index < len(pieces) - 1}
-        for index, piece in enumerate(pieces)
-    ]
-    if leaves:
-        events[-1] = {"type": "http.disconnect"}
+class Posting:
+    """A client that posts one body, in pieces or as a whole.
 
-    async def receive() -> dict[str, Any]:
-        return events.pop(0)
+    Args:
+        declared: The length that it declares; None: it sends chunks.
+    """
 
-    async def send(event: object) -> None:
-        raise AssertionError(event)
+    def __init__(self, declared: int | None = None) -> None:
+        self._seen: list[HttpRequest] = []
+        self._chunked = declared is None
+        self.connection, self.transport = MemoryOwner(self._serve).connect()
+        framing = b"transfer-encoding: chunked" if declared is None else b"content-length: %d" % declared
+        self.connection.data_received(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
+        (self.request,) = self._seen
 
-    headers = [] if declared is None else [(b"content-length", b"%d" % declared)]
-    scope = {"method": "POST", "path": "/", "headers": headers}
-    return AsgiRequest(scope, receive, cast("Send", send), write_timeout=1)
+    def _serve(self, request: HttpRequest) -> None:
+        self._seen.append(request)
+
+    def send(self, piece: bytes) -> None:
+        """Send a piece of the body."""
+        if self._chunked and piece:
+            piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+        if piece:
+            self.connection.data_received(piece)
+
+    def end(self) -> None:
+        """Send what stands behind the body."""
+        if self._chunked:
+            self.connection.data_received(b"0\r\n\r\n")
+
+    def leave(self) -> None:
+        """Close the connection."""
+        self.transport.leave()
 
 
 @given(
     sizes=st.lists(st.integers(0, 2 * SMALL_BODY_BYTES), min_size=1, max_size=5),
     declares=st.booleans(),
     leaves=st.booleans(),
-    room=st.integers(0, 5 * SMALL_BODY_BYTES),
-    most=st.integers(0, 5 * SMALL_BODY_BYTES),
+    early=st.integers(0, 5),
+    bounds=st.tuples(st.integers(0, 5 * SMALL_BODY_BYTES), st.integers(0, 5 * SMALL_BODY_BYTES)),
 )
 async def test_a_body_is_charged_until_it_is_released_however_its_reading_ends(
     sizes: list[int],
     declares: bool,  # noqa: FBT001
     leaves: bool,  # noqa: FBT001
-    room: int,
-    most: int,
+    early: int,
+    bounds: tuple[int, int],
 ) -> None:
-    """Ours: bytes buffered are bounded per node and per principal."""
+    """Ours: bytes buffered are bounded per node and per principal. Some come before they are asked for."""
+    room, most = bounds
     budget = Budget(10 * SMALL_BODY_BYTES)
     others = budget.max_bytes - room
     budget.add(others)
-    body = b"".join(bytes([index]) * size for index, size in enumerate(sizes))
     pieces = [bytes([index]) * size for index, size in enumerate(sizes)]
-    request = _request(pieces, declared=len(body) if declares else None, leaves=leaves)
+    body = b"".join(pieces)
+    client = Posting(len(body) if declares else None)
+    request = client.request
     request.charge_to(budget)
+    for piece in pieces[:early]:
+        client.send(piece)
+    reading = asyncio.ensure_future(request.body(most))
+    await asyncio.sleep(0)
+    for piece in pieces[early:-1] if leaves else pieces[early:]:
+        client.send(piece)
+    (client.leave if leaves else client.end)()
     fits = len(body) <= SMALL_BODY_BYTES or len(body) <= room
     try:
-        assert await request.body(most) == body
+        assert await reading == body
     except PeerGone:
         assert leaves
     except PayloadTooLarge:
@@ -94,7 +118,7 @@ async def test_a_body_that_has_no_room_is_refused_before_it_is_read() -> None:
     """Ours: by the length that is declared."""
     budgets = Budgets(8 * LONG)
     budget = budgets.of("me")
-    request = _request([], declared=LONG + 1)
+    request = Posting(LONG + 1).request
     request.charge_to(budget)
     budget.add(LONG)
     with pytest.raises(TooManyRequests):
@@ -108,41 +132,66 @@ async def test_a_body_that_has_no_room_is_refused_before_it_is_read() -> None:
 async def test_a_declared_body_has_its_room_before_it_has_come() -> None:
     """Ours: else many that come at once would all be let in."""
     budget = Budget(3 * LONG)
-    first, second = (_request([b"x" * LONG], declared=2 * LONG) for _ in range(2))
-    first.charge_to(budget)
-    second.charge_to(budget)
-    await first.body(ROOMY)
+    first, second = Posting(2 * LONG), Posting(2 * LONG)
+    first.request.charge_to(budget)
+    second.request.charge_to(budget)
+    reading = asyncio.ensure_future(first.request.body(ROOMY))
+    await asyncio.sleep(0)
     assert budget.used == 2 * LONG
     with pytest.raises(LimitReached):
-        await second.body(ROOMY)
+        await second.request.body(ROOMY)
+    first.send(b"x" * 2 * LONG)
+    assert len(await reading) == 2 * LONG
+    assert budget.used == 2 * LONG
 
 
 async def test_a_body_of_unknown_length_is_refused_as_soon_as_it_has_no_room() -> None:
-    """Ours: what comes is counted as it comes."""
+    """Ours: what comes is counted as it comes, and what was refused is not kept."""
     budget = Budget(2 * LONG)
-    request = _request([b"x" * LONG] * 5)
-    request.charge_to(budget)
+    client = Posting()
+    client.request.charge_to(budget)
+    reading = asyncio.ensure_future(client.request.body(ROOMY))
+    await asyncio.sleep(0)
+    for _ in range(5):
+        client.send(b"x" * LONG)
     with pytest.raises(LimitReached):
-        await request.body(ROOMY)
+        await reading
     assert budget.used == 2 * LONG
-    assert (await request._next_piece())["more_body"]  # noqa: SLF001 - the rest was left where it was
-    request.release_body()
+    client.request.release_body()
     assert budget.used == 0
+
+
+async def test_a_body_is_refused_for_what_came_before_anybody_asked_for_it() -> None:
+    """Ours: the same bounds hold for what was read ahead."""
+    budget = Budget(2 * LONG)
+    budget.add(1)  # the first bytes would always find room
+    for most, error in ((LONG, PayloadTooLarge), (ROOMY, LimitReached)):
+        client = Posting()
+        client.request.charge_to(budget)
+        client.send(b"x" * 3 * LONG)
+        assert budget.used == 1
+        with pytest.raises(error):
+            await client.request.body(most)
+        client.request.release_body()
+        assert budget.used == 1
 
 
 async def test_a_small_body_is_read_though_there_is_no_room() -> None:
     """Ours: it may be the answer to a question, or a cancellation, which makes room."""
     budget = Budget(1000)
     budget.add(1000)
-    request = _request([b"x" * SMALL_BODY_BYTES], declared=SMALL_BODY_BYTES)
-    request.charge_to(budget)
-    assert len(await request.body(ROOMY)) == SMALL_BODY_BYTES
+    client = Posting(SMALL_BODY_BYTES)
+    client.request.charge_to(budget)
+    client.send(b"x" * SMALL_BODY_BYTES)
+    assert len(await client.request.body(ROOMY)) == SMALL_BODY_BYTES
 
 
 async def test_a_body_that_nobody_pays_for_is_not_counted() -> None:
-    request = _request([b"x" * LONG])
-    assert len(await request.body(ROOMY)) == LONG
-    request.release_body()
+    client = Posting()
+    client.send(b"x" * LONG)
+    client.end()
+    assert len(await client.request.body(ROOMY)) == LONG
+    client.request.release_body()
 
 
 # Answers.
@@ -152,13 +201,12 @@ async def test_a_body_that_nobody_pays_for_is_not_counted() -> None:
 async def _answering(budget: Budget, size: int) -> AsyncIterator[tuple[str, int]]:
     """Serve answers of so many bytes to whoever asks."""
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        request = AsgiRequest(scope, receive, send, write_timeout=60)
+    def app(request: HttpRequest) -> None:
         request.charge_to(budget)
-        await request.answer(200, (), b"x" * size)
+        request.answer(200, (), b"x" * size)
 
     listener = bind("127.0.0.1", 0)
-    async with HttpServer(cast("App", app), listener, HttpSettings()).serving():
+    async with HttpServer(app, listener, HttpSettings()).serving():
         yield "127.0.0.1", listener.getsockname()[1]
 
 

@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 from stdio_broker.http import Settings as HttpSettings
-from stdio_broker.http.asgi import ABORT
 from stdio_broker.sessions import Settings as SessionSettings
 from tests.support.edge import child_config, serving, serving_without_sockets
 from tests.support.mcp_client import COMMENT, Message, message_in, text_of
@@ -258,39 +257,6 @@ async def test_a_client_that_does_not_read_is_cut_off_and_its_call_cancelled() -
         client.log_level = None
         assert await client.ask("echo", text="still here") == "still here"
         writer.close()
-
-
-async def test_an_answer_that_is_cut_off_ends_after_its_connection() -> None:
-    """ASGI 3, "HTTP": to return earlier would be an answer without an end, which servers log as a mistake."""
-    async with (
-        serving_without_sockets(MODERN_CHILD, http=HttpSettings(write_timeout=0.05)) as (edge, _),
-        edge.modern() as client,
-    ):
-        message = client.request("tools/call", {"name": "log"}, meta={"logLevel": "info"})
-        body, aborted, closed = [json.dumps(message).encode()], asyncio.Event(), asyncio.Event()
-
-        async def receive() -> dict[str, Any]:
-            if body:
-                return {"type": "http.request", "body": body.pop()}
-            await aborted.wait()
-            closed.set()
-            return {"type": "http.disconnect"}
-
-        async def send(event: Any) -> None:  # noqa: ANN401 - as ASGI has it
-            if event["type"] == "http.response.body":
-                await asyncio.Event().wait()
-
-        headers = [(name.lower(), value) for name, value in client.headers(message).raw]
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/mcp",
-            "headers": [*headers, (b"host", b"127.0.0.1")],
-            "extensions": {ABORT: aborted.set},
-        }
-        async with asyncio.timeout(20):
-            await edge.app(scope, receive, send)
-        assert closed.is_set()
 
 
 # A server that misbehaves, or ends.

@@ -184,6 +184,22 @@ async def test_a_header_that_stands_twice_is_refused_even_if_both_copies_are_rig
         assert "more than once" in error_in(answer, 400, -32020)["message"]
 
 
+async def test_a_name_in_two_headers_is_not_the_name_that_they_make_together() -> None:
+    """protocol.md, 8, 1; RFC 9110, 5.3: repeated fields may be joined with a comma."""
+    async with serving_without_sockets() as (edge, _), edge.modern() as client:
+        answer = await client.post(client.tool("a, b"), {NAME: "a"}, extra=[(NAME, "b")])
+        assert "more than once" in error_in(answer, 400, -32020)["message"]
+
+
+async def test_a_field_that_is_no_standard_header_may_stand_twice() -> None:
+    """RFC 9110, 5.3: then the standard ones are read one by one."""
+    async with serving_without_sockets(child_config("era=modern")) as (edge, _), edge.modern() as client:
+        message = client.tool("echo", text="x")
+        twice = [("x-forwarded-for", "a"), ("x-forwarded-for", "b")]
+        assert (await client.post(message, extra=twice)).status_code == 200
+        error_in(await client.post(message, {NAME: "other"}, extra=twice), 400, -32020)
+
+
 @pytest.mark.parametrize(
     ("method", "params"),
     [

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stdio_broker.protocol.capabilities import (
+    MAX_REMEMBERED_BYTES,
     QUESTION_METHODS,
     ClientCapabilities,
+    declared_capabilities,
     modern_capabilities,
     read_legacy,
     read_modern,
@@ -57,6 +59,22 @@ def test_what_a_modern_request_declares_is_read_and_an_elicitation_without_a_mod
 ) -> None:
     """MCP 2026-07-28, client/{elicitation,sampling,roots}, "Capabilities"."""
     assert read_modern(_raw(declared)) == expected
+    assert declared_capabilities(_raw(declared)) == expected
+    long = _raw({**declared, "experimental": {"x": "y" * MAX_REMEMBERED_BYTES}})  # type: ignore[dict-item]
+    assert declared_capabilities(long) == expected
+
+
+def test_what_was_read_once_is_the_same_value_the_next_time() -> None:
+    """Ours: clients say the same with every request. What is long is not kept for that."""
+    short, long = _raw({"roots": {}}), _raw({"roots": {"x": "y" * MAX_REMEMBERED_BYTES}})
+    assert declared_capabilities(short) is declared_capabilities(short.copy())
+    assert declared_capabilities(long) is not declared_capabilities(long)
+
+
+@pytest.mark.parametrize("declared", [None, 1, "roots", ["roots"], [{}] * MAX_REMEMBERED_BYTES])
+def test_what_is_no_object_is_no_declaration(declared: object) -> None:
+    """MCP 2026-07-28, basic, "_meta": it must be one."""
+    assert declared_capabilities(_raw(declared)) is None
 
 
 @pytest.mark.parametrize(

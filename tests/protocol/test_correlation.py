@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from stdio_broker.protocol.correlation import Correlation
+from stdio_broker.protocol.encoding import LONG_BYTES, Pieces, encode_message
 from stdio_broker.protocol.jsonrpc import Message, Notification, Request, Response, parse_line
 
 from .strategies import ids, json_objects, json_values, meaning, rendered
@@ -161,6 +162,38 @@ def test_an_open_call_keeps_its_token_and_not_its_whole_request() -> None:
     finally:
         tracemalloc.stop()
     assert kept < 64 * 1024
+
+
+@given(identifier=ids, token=ids, params=json_objects)
+def test_a_long_call_crosses_in_pieces_as_it_would_in_one(
+    identifier: bytes, token: bytes, params: bytes
+) -> None:
+    """Ours: only its id and its progress token are copied."""
+    meta = b'"_meta":{"progressToken":' + token + b"}"
+    text = b'{"jsonrpc":"2.0","id":%b,"method":"m","params":{%b,"a":%b,"b":"%b"}}' % (
+        identifier,
+        meta,
+        params,
+        b"x" * LONG_BYTES,
+    )
+    request, owner, correlation = _request(text), _Exchange(), _correlation()
+    line = encode_message(correlation.open(request, owner), request.source)
+    assert isinstance(line, Pieces)
+    assert bytes(line) == _correlation().call(_request(text), owner)
+    assert any(isinstance(piece, memoryview) for piece in line.pieces)
+    assert correlation.settle(answer := _answer(b"1")) is owner
+    assert bytes(answer.members["id"]) == identifier
+    assert correlation.settle(_answer(b"1")) is None
+
+
+def test_a_call_that_is_opened_once_more_still_has_the_token_of_the_client() -> None:
+    """Ours: a request may be sent to the successor of a child that has ended."""
+    request, correlation, owner = _call(b"7", b'"t"'), _correlation(), _Exchange()
+    for child_id in (b"1", b"2"):
+        assert b'"progressToken":' + child_id + b"}" in correlation.call(request, owner)
+        progress = correlation.progress(_progress(child_id))
+        assert progress is not None
+        assert b'"progressToken":"t"' in progress[1]
 
 
 # Progress.

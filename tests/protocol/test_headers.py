@@ -20,6 +20,7 @@ from stdio_broker.protocol.headers import (
     decode_value,
     encode_value,
     quoted,
+    repeat_plainly,
 )
 from stdio_broker.protocol.jsonrpc import Members, object_members
 from stdio_broker.protocol.revisions import MODERN_VERSION
@@ -287,6 +288,51 @@ def test_a_name_means_nothing_with_a_method_that_has_none(method: str) -> None:
     params = _params({"name": "add", "taskId": "1", "uri": "x:"})
     check_standard_headers(_fields(method), method, params, MODERN_VERSION, b"1")
     check_standard_headers(_fields(method, "=?base64?no?="), method, params, MODERN_VERSION, b"1")
+
+
+@pytest.mark.parametrize("name", ["", "add", "tool-1.x", "a b", "~!", "Q" * 5000])
+def test_a_plain_name_is_seen_to_be_repeated_without_being_read(name: str) -> None:
+    """Ours: that is nearly every request."""
+    values = dict(_fields("tools/call", name))
+    assert repeat_plainly(values, "tools/call", name, MODERN_VERSION)
+    assert not repeat_plainly(values, "tools/call", name + "x", MODERN_VERSION)
+    assert not repeat_plainly(values, "tools/call", None, MODERN_VERSION)
+    assert not repeat_plainly(values, "prompts/get", name, MODERN_VERSION)
+    assert not repeat_plainly(values, "tools/call", name, "2025-11-25")
+    assert repeat_plainly(dict(_fields("vendor/x", name)), "vendor/x", None, MODERN_VERSION)
+
+
+@pytest.mark.parametrize("missing", STANDARD)
+def test_what_is_missing_is_not_repeated(missing: str) -> None:
+    """MCP 2026-07-28, "Server Validation"."""
+    values = dict(_fields("tools/call", "add"))
+    del values[missing.encode()]
+    assert not repeat_plainly(values, "tools/call", "add", MODERN_VERSION)
+
+
+def test_a_version_that_is_none_of_ours_is_left_to_the_check() -> None:
+    """Ours: it is refused later, for what it is."""
+    values = dict(_fields("tools/list", version="2099-01-01"))
+    assert not repeat_plainly(values, "tools/list", None, "2099-01-01")
+
+
+@given(
+    method=st.one_of(st.sampled_from(["tools/call", "tools/list", "x"]), _NAMES),
+    name=_NAMES,
+    sent=st.one_of(st.none(), _NAMES),
+    written=st.sampled_from(["utf-8", "latin-1"]),
+)
+def test_what_is_seen_to_be_repeated_would_pass_the_check(
+    method: str, name: str, sent: str | None, written: str
+) -> None:
+    """Ours: the quick look takes nothing that the check refuses. See below for what that takes."""
+    fields = [
+        (b"mcp-protocol-version", MODERN_VERSION.encode()),
+        (b"mcp-method", method.encode(written)),
+        (b"mcp-name", (name if sent is None else sent).encode(written)),
+    ]
+    if repeat_plainly(dict(fields), method, name, MODERN_VERSION):
+        check_standard_headers(fields, method, _params({"name": name}), MODERN_VERSION, b"1")
 
 
 @given(names=st.one_of(st.tuples(_NAMES, _NAMES), _NAMES.map(lambda name: (name, name))))

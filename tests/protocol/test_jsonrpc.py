@@ -11,13 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stdio_broker.errors import LocalProtocolError, RemoteProtocolError
-from stdio_broker.protocol.jsonrpc import (
-    INVALID_REQUEST,
+from stdio_broker.protocol.decoding import (
     MAX_MEMBERS,
     MAX_REPLACED_SURROGATES,
-    PARSE_ERROR,
     SMALL_BYTES,
     UTF8_CHECK_BYTES,
+)
+from stdio_broker.protocol.jsonrpc import (
+    INVALID_REQUEST,
+    PARSE_ERROR,
     Message,
     Notification,
     Request,

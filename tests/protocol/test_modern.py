@@ -28,6 +28,7 @@ from stdio_broker.protocol.modern import (
     array_elements,
     digest_input,
     discover_request,
+    encode_with,
     has_modern_meta,
     modern_meta,
     probe_outcome,
@@ -79,6 +80,26 @@ def test_a_message_that_names_its_version_is_modern(params: object, expected: bo
     """Our rule (matrix, 1): whatever the value is, no older client has the name."""
     assert has_modern_meta(_request(params).members) is expected
     assert not has_modern_meta({})
+
+
+@given(params=json_objects, name=st.sampled_from(["params", "result", "acme"]))
+def test_a_member_is_encoded_with_the_message_as_it_would_be_by_itself(params: bytes, name: str) -> None:
+    """Ours: one line, and the same as if the member had been encoded first."""
+    members: Members = {
+        "id": msgspec.Raw(b"1"),
+        "params": msgspec.Raw(b"[\n1]"),
+        "method": msgspec.Raw(b'"x"'),
+    }
+    inner = msgspec.json.decode(params, type=Members)
+    line = encode_with(members, b"2", name, inner)
+    assert line == encode({**members, "id": msgspec.Raw(b"2"), name: msgspec.Raw(encode(inner))})
+    assert not {b"\n"[0], b"\r"[0]} & set(line)
+
+
+def test_a_request_knows_how_much_memory_it_holds() -> None:
+    """Ours: what is long is not kept until the answer."""
+    request = _request({"_meta": META, "arguments": {"x": "y" * 1000}})
+    assert read_request(request).source_bytes == len(request.source) > 1000
 
 
 def test_a_request_is_read_with_all_that_it_brings() -> None:

@@ -20,9 +20,11 @@ from stdio_broker.protocol.modern import (
     MAX_QUESTIONS,
     MAY_ASK,
     META_SERVER_INFO,
+    RESERVED_PREFIX,
 )
 from stdio_broker.protocol.revisions import LATEST, MODERN_VERSION, REVISIONS
 from stdio_broker.protocol.to_modern import (
+    MAX_REMEMBERED_BYTES,
     check_input_responses,
     check_response,
     discover_result,
@@ -126,6 +128,14 @@ def test_unknown_params_cross_to_the_letter(members: dict[str, bytes], meta: dic
     assert params == raw
 
 
+def test_no_name_of_the_protocol_crosses_to_a_child_that_knows_none_of_them() -> None:
+    """Our rule (matrix, 3): also what a later revision has there."""
+    later = RESERVED_PREFIX + "later"
+    assert params_for_child(modern_of({"name": "t", "_meta": {**META, later: 1}}), NEWEST).keys() == {"name"}
+    crossed = params_for_child(modern_of({"_meta": {**META, later: 1, "acme": 2}}), NEWEST)
+    assert plain(crossed) == {"_meta": {"acme": 2}}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_result_is_filled_with_what_every_result_of_its_method_has(method: str) -> None:
     """MCP 2026-07-28, basic, "Responses"; server/utilities/caching."""
@@ -135,6 +145,18 @@ def test_a_result_is_filled_with_what_every_result_of_its_method_has(method: str
     assert plain(fill_result(method, {}, INFO)) == expected
     del expected["_meta"]
     assert plain(fill_result(method, {}, None)) == expected
+
+
+@pytest.mark.parametrize("length", [0, 1, MAX_REMEMBERED_BYTES, 10 * MAX_REMEMBERED_BYTES])
+def test_a_server_may_say_as_much_of_itself_as_it_likes(length: int) -> None:
+    """Ours: only what is short is remembered as it goes out."""
+    info = {"name": "s" * length, "version": "1"}
+    raw_info = msgspec.Raw(msgspec.json.encode(info))
+    for _ in range(2):
+        assert plain(fill_result("tools/call", {}, raw_info)) == {
+            "resultType": "complete",
+            "_meta": {META_SERVER_INFO: info},
+        }
 
 
 @pytest.mark.parametrize("method", METHODS)

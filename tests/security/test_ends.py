@@ -51,15 +51,23 @@ class Revocable(NoAuthentication):
         self._revoked: set[Principal] = set()
         self._callbacks: list[OnRevoked] = []
 
-    async def authenticate(self, authorization: bytes | None, peer: str) -> Access:
-        """Return the access of the principal that the field names."""
-        assert authorization is not None, peer
+    def recognise(self, authorization: bytes | None) -> Access | None:
+        """Return the access of the principal that the field names, unless it is revoked."""
+        assert authorization is not None
         principal = Principal(ISSUER, authorization.removeprefix(b"Bearer ").decode())
         if principal in self._revoked:
-            raise Unauthenticated(presented=True)
+            return None
         self._times += 1
         self.after(self._times)
         return Access(principal=principal)
+
+    async def authenticate(self, authorization: bytes | None, peer: str) -> Access:
+        """Return the access of the principal that the field names."""
+        assert authorization is not None, peer
+        access = self.recognise(authorization)
+        if access is None:
+            raise Unauthenticated(presented=True)
+        return access
 
     def on_revoked(self, callback: OnRevoked) -> None:
         """Have a callback told each principal that is revoked."""

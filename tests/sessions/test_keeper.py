@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import logging
+import signal
 
 import pytest
 
@@ -866,6 +867,31 @@ async def test_nobody_waits_for_a_wake_that_is_cancelled() -> None:
     async with asyncio.timeout(5):
         await asyncio.wait([managed, *waiters])
     assert isinstance(waiters[0].exception(), Draining)
+
+
+@virtual
+async def test_a_child_that_is_being_stopped_is_killed_when_that_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ours: as every stop that is cancelled. Whoever stops us twice does not want to wait for graces."""
+    children: list[FakeChild] = []
+
+    async def manage() -> None:
+        async with sessions_of() as rig:
+            await rig.open()
+            children.extend(rig.servers.children)
+            await settle(1000)
+
+    monkeypatch.setattr(FakeChild, "_read_eof", lambda _: None)  # it does not end by EOF
+    managed = asyncio.create_task(manage())
+    await settle(1)
+    for _ in range(2):
+        managed.cancel()
+        await settle(0.01)
+    (child,) = children
+    assert child.signals == [signal.SIGKILL]
+    async with asyncio.timeout(5):
+        await asyncio.wait([managed])
 
 
 @virtual

@@ -248,6 +248,27 @@ async def test_a_first_request_that_goes_away_leaves_the_start_to_the_others() -
 
 
 @virtual
+async def test_a_child_is_there_at_once_from_its_start_to_its_end_and_for_its_principal_only() -> None:
+    """Ours: a session that asks for it so does not wait, and starts nothing."""
+    async with _leasing(settings=Settings(idle_timeout=100)) as rig:
+        assert rig.leases.modern_child_nowait(ANNA) is None
+        rig.servers.start_seconds = 1
+        starting = asyncio.create_task(rig.leases.modern_child(ANNA))
+        await settle(0.5)
+        assert rig.leases.modern_child_nowait(ANNA) is None
+        child = await starting
+        assert rig.leases.modern_child_nowait(ANNA) is child
+        assert rig.leases.modern_child_nowait(BERND) is None
+        await settle(90)
+        assert rig.leases.modern_child_nowait(ANNA) is child  # which is a use of it
+        await settle(90)
+        assert rig.servers.alive == 1
+        rig.servers.child.stdin.shut()
+        assert rig.leases.modern_child_nowait(ANNA) is None
+        assert len(rig.servers.children) == 1
+
+
+@virtual
 async def test_a_child_whose_only_requester_went_away_is_there_for_the_next_and_ends_as_idle() -> None:
     """Ours: the start is paid for; a cancelled one does not poison the key."""
     async with _leasing(settings=Settings(idle_timeout=100)) as rig:
@@ -1053,3 +1074,111 @@ async def test_shutting_down_while_starts_queue_for_their_turn_does_not_wait_for
         rig.leases.end_all()
         await asyncio.gather(*waiting)
     assert now() - began < 2
+
+
+# At once.
+
+
+def _at_once(
+    rig: _Rig, request: ModernRequest | None = None, principal: Principal = ANNA
+) -> SharedExchange | None:
+    request = request or modern_request("resources/read", uri="a")
+    return rig.leases.call_nowait(principal, request, [])
+
+
+@pytest.mark.parametrize("servers", [FakeServers.modern, FakeServers.legacy])
+@virtual
+async def test_a_call_is_passed_on_at_once_to_a_child_that_runs_and_to_no_other(
+    servers: Callable[[], FakeServers],
+) -> None:
+    """Ours: it starts nothing, and is answered alike; another principal's child is none."""
+    async with _leasing(servers(), settings=Settings(idle_timeout=100)) as rig:
+        assert _at_once(rig) is None
+        rig.servers.start_seconds = 1
+        starting = asyncio.create_task(rig.child())
+        await settle(0.5)
+        assert _at_once(rig) is None
+        await starting
+        started = len(rig.servers.children)
+        waited = await rig.call(modern_request("resources/read", uri="a"))
+        line = json.loads(rig.servers.child.stdin.lines[-1])
+        await rig.answers(waited)
+        await settle(90)
+        exchange = _at_once(rig)
+        assert exchange is not None
+        await settle(90)  # a call is a use of the child
+        assert rig.servers.alive == 1
+        assert {**json.loads(rig.servers.child.stdin.lines[-1]), "id": line["id"]} == line
+        assert "result" in await rig.answers(exchange)
+        assert _at_once(rig, principal=BERND) is None
+        assert len(rig.servers.children) == started
+
+
+@virtual
+async def test_a_call_goes_at_once_to_a_legacy_child_only_if_it_was_started_for_such_clients() -> None:
+    """protocol.md, 13.4: what a client can be asked tells the children of a legacy server apart."""
+    async with _leasing(FakeServers.legacy()) as rig:
+        await rig.child(elicitation={"form": {}})
+        assert _at_once(rig) is None
+        exchange = _at_once(rig, modern_request("resources/read", capabilities=FORMS, uri="a"))
+        assert exchange is not None
+        exchange.release()
+
+
+@pytest.mark.parametrize("what", ["a state", "answers"])
+@virtual
+async def test_a_retry_is_not_passed_on_at_once(what: str) -> None:
+    """Ours: which child it belongs to is in its state, or it is refused."""
+    async with _leasing() as rig:
+        await rig.child()
+        said: Message = {"requestState": "x"} if what == "a state" else {"inputResponses": {}}
+        assert _at_once(rig, modern_request("resources/read", uri="a", **said)) is None
+        assert not rig.leases.busy
+
+
+@pytest.mark.parametrize("how", ["ends", "reads no more", "is full", "is revoked"])
+@virtual
+async def test_a_child_that_cannot_be_used_is_sent_nothing_at_once(how: str) -> None:
+    """Ours: whoever waits gets another one, or waits for it."""
+    async with _leasing() as rig:
+        await rig.child()
+        child = rig.servers.child
+        if how == "ends":
+            await rig.crash()
+        elif how == "reads no more":
+            child.stdin.shut()
+        elif how == "is full":
+            child.stdin.fill()
+        else:
+            rig.leases.revoke(ANNA, "it was revoked")
+        before = len(child.stdin.lines)
+        assert _at_once(rig) is None
+        assert len(child.stdin.lines) == before
+        if how == "is revoked":
+            await settle()
+            assert rig.servers.alive == 0
+            assert _at_once(rig) is None
+
+
+@virtual
+async def test_a_drain_refuses_a_call_in_both_ways() -> None:
+    """Ours: also if there is a child that could take it."""
+    async with _leasing() as rig:
+        await rig.child()
+        rig.admission.draining = True
+        with pytest.raises(Draining):
+            _at_once(rig)
+        assert isinstance(await problem_of(rig.call()), Draining)
+
+
+@virtual
+async def test_limits_refuse_a_call_in_both_ways() -> None:
+    """Ours: `max_calls` of a child."""
+    async with _leasing(bridge=BridgeSettings(max_calls=1)) as rig:
+        await rig.child()
+        first = _at_once(rig)
+        assert first is not None
+        with pytest.raises(LimitReached):
+            _at_once(rig)
+        assert isinstance(await problem_of(rig.call()), LimitReached)
+        first.release()

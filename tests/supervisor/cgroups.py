@@ -31,8 +31,10 @@ def own_group() -> Path:
 
 
 def groups_left(folder: CgroupFolder | None = None) -> list[str]:
-    """Return the names of the groups in a folder; None is the one of this process."""
-    return [path.name for path in path_of(folder or default_folder()).iterdir() if path.is_dir()]
+    """Return the names of the groups in use in a folder; None is the one of this process."""
+    folder = folder or default_folder()
+    spare = {group.name for group in folder._spare}  # noqa: SLF001 - nobody but a test wants to know
+    return [path.name for path in path_of(folder).iterdir() if path.is_dir() and path.name not in spare]
 
 
 def path_of(folder: CgroupFolder) -> Path:

@@ -313,8 +313,8 @@ def test_a_start_costs_one_small_read_for_each_limit(system: System, monkeypatch
     reads: list[Path] = []
     read = capacity._read  # noqa: SLF001 - to see what it is called with
 
-    def counted(path: Path) -> bytes:
-        reads.append(path)
+    def counted(path: Path | str) -> bytes:
+        reads.append(Path(path))
         return read(path)
 
     monkeypatch.setattr(capacity, "_read", counted)

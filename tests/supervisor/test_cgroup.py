@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stdio_broker.supervisor import cgroup as cgroup_module
-from stdio_broker.supervisor.cgroup import Cgroup, CgroupFolder, default_folder
+from stdio_broker.supervisor.cgroup import SPARE_GROUPS, Cgroup, CgroupFolder, Held, default_folder
 from stdio_broker.supervisor.warden import new_key
 from stdio_broker.supervisor.warden_process import MARK
 from tests.supervisor.cgroups import groups_left, own_group, path_of, skip_without_cgroups
@@ -82,7 +82,7 @@ def popen(key: str, group: Cgroup) -> Iterator[Callable[..., "subprocess.Popen[b
 
 
 def members(group: Cgroup) -> set[int]:
-    return {int(pid) for pid in (group.path / "cgroup.procs").read_text().split()}
+    return {int(pid) for pid in Path(group.path, "cgroup.procs").read_text().split()}
 
 
 # A group.
@@ -123,16 +123,16 @@ def test_a_group_that_is_gone_is_empty(group: Cgroup) -> None:
 
 def test_the_groups_that_a_child_has_made_go_with_its_own(group: Cgroup) -> None:
     """It may be a broker, that was killed."""
-    (group.path / "one" / "two").mkdir(parents=True)
-    (group.path / "other").mkdir()
+    Path(group.path, "one", "two").mkdir(parents=True)
+    Path(group.path, "other").mkdir()
     assert group.remove()
-    assert not group.path.exists()
+    assert not Path(group.path).exists()
 
 
 def test_what_lives_in_a_group_that_a_child_has_made_lives_in_its_own(
     group: Cgroup, key: str, popen: Callable[..., "subprocess.Popen[bytes]"]
 ) -> None:
-    inner = Cgroup(group.path / "inner")
+    inner = Cgroup(f"{group.path}/inner")
     process = popen(*command("stubborn"))
     inner.adopt(process.pid, key)
     assert group.adopt(process.pid, key)
@@ -148,7 +148,7 @@ def test_what_lives_in_a_group_that_a_child_has_made_lives_in_its_own(
 
 def certain(group: Cgroup, pid: int, key: str) -> None:
     """Adopt a process until there is no doubt: what others start may be in the middle of an exec."""
-    wait_until_sync(lambda: group.adopt(pid, key))
+    wait_until_sync(lambda: bool(group.adopt(pid, key)))
 
 
 @pytest.mark.parametrize(
@@ -323,9 +323,44 @@ def test_where_descendants_keep_vanishing_there_is_doubt(
     assert group.adopt(process.pid, key)
 
 
-# Whether it is worth searching.
-
 tree = cgroup_module._tree  # noqa: SLF001 - that it is not searched costs nothing but time
+
+
+@pytest.mark.parametrize("last", ["itself", "another", "unknown"])
+def test_one_that_has_forked_nobody_is_alone_also_where_others_fork(
+    last: str,
+    group: Cgroup,
+    key: str,
+    popen: Callable[..., "subprocess.Popen[bytes]"],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the number that was given last is its own, there is nothing more to look at."""
+    process = popen(*command("polite"))
+    numbers = {"itself": process.pid, "another": process.pid + 1, "unknown": 0}
+    monkeypatch.setattr(cgroup_module, "_last_pid", lambda: numbers[last])
+    looks: list[int] = []
+
+    def counted(pid: int) -> tuple[set[int], bool]:
+        looks.append(pid)
+        return tree(pid)
+
+    monkeypatch.setattr(cgroup_module, "_tree", counted)
+    assert group.adopt(process.pid, key) is Held.ALONE
+    assert looks == ([] if last == "itself" else [process.pid])
+    assert members(group) == {process.pid}
+
+
+def test_one_that_has_forked_is_not_alone(
+    group: Cgroup, key: str, tag: str, popen: Callable[..., "subprocess.Popen[bytes]"]
+) -> None:
+    """Not even when all that it forked are in the group: their limits are still to be set."""
+    process = popen("sh", "-c", '"$@"; exit', "sh", *command("wrapper", tag, "deaf"))
+    assert group.adopt(process.pid, key) is Held.FAMILY
+    assert group.adopt(process.pid, key) is Held.FAMILY
+    wait_until_sync(lambda: members(group) == find_tagged(tag))
+
+
+# Whether it is worth searching.
 
 
 def test_a_process_that_has_not_forked_is_not_worth_it(
@@ -525,7 +560,7 @@ def test_it_is_looked_for_once(proc: Path) -> None:
 
 def test_a_name_that_is_taken_is_refused(folder: CgroupFolder, group: Cgroup) -> None:
     with pytest.raises(OSError, match=r"^no control group can be made in .*: File exists$"):
-        folder.make(group.path.name)
+        folder.make(group.name)
 
 
 def test_after_it_was_given_up_it_makes_no_more_groups_and_says_why(
@@ -535,7 +570,7 @@ def test_after_it_was_given_up_it_makes_no_more_groups_and_says_why(
     folder.give_up(OSError("it is full"))
     with pytest.raises(OSError, match=r"^it is full$"):
         folder.make("next")
-    assert group.path.exists(), "there may be children in the others"
+    assert Path(group.path).exists(), "there may be children in the others"
     assert [(record.levelno, record.__dict__["error"]) for record in caplog.records] == [
         (logging.WARNING, "it is full")
     ]
@@ -554,6 +589,77 @@ def test_a_group_that_could_not_be_removed_is_removed_when_the_next_one_is_made(
     wait_until_sync(lambda: not group.populated())
     assert folder.remove(folder.make("third"))
     assert groups_left(folder) == []
+
+
+def emptied(folder: CgroupFolder, name: str) -> Cgroup:
+    """Return a group whose child has ended."""
+    group = folder.make(name)
+    group.kill()
+    return group
+
+
+def test_a_group_that_is_as_it_was_made_is_kept_for_another_child(folder: CgroupFolder) -> None:
+    """To make one and to remove it costs the kernel more than all the rest."""
+    first = emptied(folder, "first")
+    assert not first.populated()
+    assert folder.remove(first)
+    assert groups_left(folder) == []
+    assert folder.make("second") is first
+    assert folder.make("third", fresh=True).name == "third"
+    assert folder.make("fourth").name == "fourth"
+
+
+def test_one_that_holds_somebody_again_is_not_taken_for_empty(
+    folder: CgroupFolder, key: str, popen: Callable[..., "subprocess.Popen[bytes]"]
+) -> None:
+    group = emptied(folder, "used")
+    process = popen(*command("stubborn"))
+    group.adopt(process.pid, key)
+    assert group.populated()
+    group.kill()
+    assert process.wait() == -signal.SIGKILL
+    wait_until_sync(lambda: not group.populated())
+    assert group.clean
+    assert group.remove()
+
+
+def test_a_group_that_a_child_has_changed_is_not_kept(folder: CgroupFolder) -> None:
+    """Who is put into a frozen one stands still."""
+    group = folder.make("frozen")
+    Path(group.path, "cgroup.freeze").write_text("1")
+    wait_until_sync(lambda: "frozen 1" in Path(group.path, "cgroup.events").read_text())
+    group.kill()
+    assert not group.populated()
+    assert folder.remove(group)
+    assert not Path(group.path).exists()
+
+
+def test_groups_that_limit_are_not_kept(folder: CgroupFolder) -> None:
+    """The next child may have other limits."""
+    limiting = CgroupFolder(controllers=["pids"])
+    group = emptied(folder, "limiting")
+    assert limiting.remove(group)
+    assert not Path(group.path).exists()
+
+
+def test_no_more_groups_are_kept_than_a_few(folder: CgroupFolder) -> None:
+    groups = [folder.make(str(number)) for number in range(SPARE_GROUPS + 1)]
+    for group in groups:
+        group.kill()
+        assert folder.remove(group)
+    assert [Path(group.path).exists() for group in groups] == [True] * SPARE_GROUPS + [False]
+
+
+def test_where_the_groups_are_is_told_before_there_is_one(proc: Path) -> None:
+    describe(proc, None)
+    nowhere = CgroupFolder(proc)
+    assert [nowhere.place(), nowhere.place()] == ["", ""]
+    skip_without_cgroups()
+    folder = CgroupFolder()
+    assert folder.place() == str(path_of(folder))
+    folder.close()
+    folder.give_up(OSError("it is full"))
+    assert folder.place() == ""
 
 
 def test_the_end_waits_for_those_who_were_killed_and_not_for_ever(

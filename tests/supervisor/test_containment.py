@@ -500,6 +500,18 @@ async def test_who_may_have_escaped_from_the_group_is_hunted_too(
     await hunts(Config(cmd=descendant("daemon", tag), containment="cgroup"), tag)
 
 
+async def test_a_group_that_takes_nobody_any_more_is_replaced(cgroups: CgroupFolder) -> None:
+    """The child that was in it before may write to its files: a container engine, another broker."""
+    first = await start_ready(Config(cmd=command("polite"), containment="cgroup"))
+    (used,) = groups_left(cgroups)
+    await first.stop()
+    (path_of(cgroups) / used).rmdir()  # as good as any other reason why it takes nobody
+    second = await start_ready(Config(cmd=command("polite"), containment="cgroup"))
+    (fresh,) = groups_left(cgroups)
+    assert fresh != used
+    await second.stop()
+
+
 # Which level does what.
 
 

@@ -21,7 +21,7 @@ from stdio_broker.supervisor import controllers as controllers_module
 from stdio_broker.supervisor import limits as limits_module
 from stdio_broker.supervisor.cgroup import CgroupFolder, limiting_folder
 from stdio_broker.supervisor.controllers import enable, place_with
-from stdio_broker.supervisor.limits import apply_limits
+from stdio_broker.supervisor.limits import apply_limits, apply_limits_to_descendants
 from tests.supervisor.cgroups import skip_without_cgroups
 from tests.supervisor.children import command, new_tag, start_ready, state_of
 from tests.support.processes import descendants_of, find_tagged, wait_until_sync
@@ -243,7 +243,9 @@ def test_what_was_forked_meanwhile_is_limited_too() -> None:
     ) as process:
         assert process.stdin is not None
         wait_until_sync(lambda: len(descendants_of(process.pid)) == 2, what="both descendants")
-        apply_limits(Limits(nofile=64, nice=7, oom_score_adj=10), process.pid)
+        limits = Limits(nofile=64, nice=7, oom_score_adj=10)
+        apply_limits(limits, process.pid)
+        apply_limits_to_descendants(limits, process.pid)
         for pid in {process.pid} | descendants_of(process.pid):
             assert _limit(pid, resource.RLIMIT_NOFILE) == (64, 64)
             assert os.getpriority(os.PRIO_PROCESS, pid) == 7
@@ -255,12 +257,12 @@ def test_who_is_forked_all_the_time_is_not_waited_for(
     sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each finds new ones only if those were forked by one that was not limited yet: it ends."""
-    families = iter(range(1000))
+    families = iter(range(1, 1000))
     limited = []
     monkeypatch.setattr(limits_module, "_family", lambda pid: {pid + next(families)})
     monkeypatch.setattr(limits_module, "_limit", lambda _limits, pid, *_, **__: limited.append(pid))
-    apply_limits(Limits(), sleeper.pid)
-    assert limited == [sleeper.pid + number for number in range(limits_module.ROUNDS)]
+    apply_limits_to_descendants(Limits(), sleeper.pid)
+    assert limited == [sleeper.pid + 1 + number for number in range(limits_module.ROUNDS)]
 
 
 def test_a_process_that_has_ended_needs_no_limits() -> None:
@@ -354,15 +356,15 @@ def test_another_error_is_told_as_the_system_tells_it(
 def refusing(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let a score be refused as long as the list says; return how often that shall be, as its only item."""
     left = [0]
-    real = open
+    real = limits_module._write  # noqa: SLF001 - root is not refused
 
-    def opened(path: object, *args: object, **kwargs: object) -> object:
-        if str(path).endswith("/oom_score_adj") and "wb" in args and left[0]:
+    def write(path: str, data: bytes) -> None:
+        if path.endswith("/oom_score_adj") and left[0]:
             left[0] -= 1
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return real(path, *args, **kwargs)  # type: ignore[call-overload]
+        real(path, data)
 
-    monkeypatch.setattr(limits_module, "open", opened, raising=False)
+    monkeypatch.setattr(limits_module, "_write", write)
     return left
 
 
@@ -373,7 +375,7 @@ def test_a_descendant_that_changes_its_rights_gets_the_time_for_it(
     refusing[0] = 3
     leader = sleeper.pid
     monkeypatch.setattr(limits_module, "_family", lambda _pid: {leader})
-    apply_limits(Limits(oom_score_adj=50), os.getpgid(os.getppid()))
+    apply_limits_to_descendants(Limits(oom_score_adj=50), os.getpgid(os.getppid()))
     assert refusing[0] == 0
     assert _score(leader) == min(_score(os.getpid()) + 50, 1000)
 
@@ -386,7 +388,7 @@ def test_but_not_for_ever(
     monkeypatch.setattr(limits_module, "PERMISSION_TIMEOUT", 0.01)
     monkeypatch.setattr(limits_module, "_family", lambda _pid: {leader})
     with pytest.raises(OSError, match="its limit oom_score_adj cannot be set to"):
-        apply_limits(Limits(oom_score_adj=50), leader + 1)
+        apply_limits_to_descendants(Limits(oom_score_adj=50), leader + 1)
 
 
 def test_the_program_itself_gets_no_time(sleeper: "subprocess.Popen[bytes]", refusing: list[int]) -> None:
@@ -407,6 +409,7 @@ def test_elsewhere_only_the_priority_can_be_set(
     assert os.getpriority(os.PRIO_PROCESS, sleeper.pid) == 9
     assert _score(sleeper.pid) == before
     apply_limits(Limits(core_bytes=None, oom_score_adj=None), sleeper.pid)
+    apply_limits_to_descendants(Limits(nofile=64), sleeper.pid)
     with pytest.raises(OSError, match="its limit nofile cannot be set to 64: that needs Linux"):
         apply_limits(Limits(nofile=64), sleeper.pid)
 
@@ -450,9 +453,9 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
     def filled(folder: Path, name: str) -> cgroup.Cgroup:
         group = make(folder, name)
-        made.fill(group.path)
+        made.fill(Path(group.path))
         for limit in ("memory.max", "memory.swap.max", "memory.oom.group", "pids.max"):
-            (group.path / limit).write_text("")
+            Path(group.path, limit).write_text("")
         return group
 
     monkeypatch.setattr(cgroup, "_make", filled)
@@ -484,10 +487,12 @@ def test_groups_that_limit_are_made_in_our_own_where_that_is_possible(kernel: Ke
     """In the root of all, which alone may have processes and groups that are limited."""
     folder = CgroupFolder(kernel.proc, controllers={"memory", "pids"})
     group = folder.make("child", limits=Limits(memory_bytes=MIB, processes=7).of_group())
-    assert group.path.parent.parent == kernel.own
-    for above in (kernel.own, group.path.parent):
+    assert Path(group.path).parent.parent == kernel.own
+    for above in (kernel.own, Path(group.path).parent):
         assert (above / "cgroup.subtree_control").read_text() == "+memory +pids"
-    found = {name: (group.path / name).read_text() for name in ("memory.max", "memory.swap.max", "pids.max")}
+    found = {
+        name: Path(group.path, name).read_text() for name in ("memory.max", "memory.swap.max", "pids.max")
+    }
     assert found == {"memory.max": str(MIB), "memory.swap.max": "0", "pids.max": "7"}
 
 
@@ -496,8 +501,8 @@ def test_else_next_to_it_where_that_is_delegated(kernel: Kernel, monkeypatch: py
     _delegate(monkeypatch, kernel.own.parent)
     _busy(monkeypatch, kernel.own)
     group = CgroupFolder(kernel.proc, controllers={"pids"}).make("child", limits={"pids.max": 3})
-    assert group.path.parent.parent == kernel.own.parent
-    assert (group.path / "pids.max").read_text() == "3"
+    assert Path(group.path).parent.parent == kernel.own.parent
+    assert Path(group.path, "pids.max").read_text() == "3"
 
 
 def test_what_is_not_delegated_is_left_alone(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -540,12 +545,12 @@ def test_a_kernel_that_counts_no_swap_limits_none(kernel: Kernel, monkeypatch: p
 
     def without_swap(folder: Path, name: str) -> cgroup.Cgroup:
         group = real(folder, name)
-        (group.path / "memory.swap.max").unlink()
+        Path(group.path, "memory.swap.max").unlink()
         return group
 
     monkeypatch.setattr(cgroup, "_make", without_swap)
     group = folder.make("child", limits=Limits(memory_bytes=MIB).of_group())
-    assert (group.path / "memory.oom.group").read_text() == "1"
+    assert Path(group.path, "memory.oom.group").read_text() == "1"
 
 
 def test_a_limit_that_a_group_has_not_is_named_and_the_group_removed(
@@ -553,7 +558,7 @@ def test_a_limit_that_a_group_has_not_is_named_and_the_group_removed(
 ) -> None:
     folder = CgroupFolder(kernel.proc, controllers={"pids"})
     removed = []
-    monkeypatch.setattr(cgroup.Cgroup, "remove", lambda self: removed.append(self.path.name))
+    monkeypatch.setattr(cgroup.Cgroup, "remove", lambda self: removed.append(self.name))
     with pytest.raises(OSError, match=r"its no.such cannot be set to 1: No such file or directory") as caught:
         folder.make("child", limits={"no.such": 1})
     assert caught.value.errno is None

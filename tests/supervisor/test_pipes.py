@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -336,6 +338,158 @@ async def test_no_line_is_lost_or_reordered_whatever_the_consumer_does(
         assert [line async for line in receive_all()] == lines
 
 
+@contextlib.asynccontextmanager
+async def forwarding(
+    reader: LineReader, take: Callable[[bytes | OversizeLine], None], *, below_bytes: int = 100
+) -> AsyncIterator[asyncio.Future[bytes]]:
+    """Have lines handed over in the block."""
+    task = asyncio.ensure_future(reader.forward(take, below_bytes=below_bytes))
+    await asyncio.sleep(0)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def test_lines_are_handed_over_in_the_turn_in_which_they_are_read() -> None:
+    taken: list[bytes | OversizeLine] = []
+    with line_reader() as (reader, far, _):
+        async with forwarding(reader, taken.append) as task:
+            far.write(b"one\ntwo\nthr")
+            await wait_until(lambda: bool(taken))
+            assert taken == [b"one", b"two"]
+            far.write(b"ee\n\n")
+            await wait_until(lambda: len(taken) == 4)
+            assert taken[2:] == [b"three", b""]
+            assert not task.done()
+
+
+async def test_nothing_is_handed_over_while_a_long_line_is_dealt_with() -> None:
+    """What comes behind it waits, and comes in its order, whoever asks for it."""
+    taken: list[bytes | OversizeLine] = []
+    with line_reader() as (reader, far, _):
+        async with forwarding(reader, taken.append, below_bytes=5) as task:
+            far.write(b"one\nthree\ntwo\n")
+            assert await task == b"three"
+            far.write(b"four\n")
+            await turns()
+            assert taken == [b"one"]
+            assert await reader.receive() == b"two"
+        async with forwarding(reader, taken.append, below_bytes=5):
+            far.write(b"six\n")
+            await wait_until(lambda: len(taken) == 3)
+            assert taken == [b"one", b"four", b"six"]
+
+
+async def test_what_is_there_already_is_handed_over_first() -> None:
+    with line_reader(max_line_bytes=5) as (reader, far, _):
+        far.write(b"one\ntoo long\nfour\nfive5\nsix\n")
+        assert await reader.receive() == b"one"
+        taken: list[bytes | OversizeLine] = []
+        assert await reader.forward(taken.append, below_bytes=5) == b"five5"
+        assert taken == [OversizeLine(8, b"too long", b"too long"), b"four"]
+        assert await reader.receive() == b"six"
+
+
+async def test_the_end_of_the_output_ends_the_handing_over() -> None:
+    """The last line needs no newline."""
+    taken: list[bytes | OversizeLine] = []
+    with line_reader() as (reader, far, ended):
+        far.write(b"one\ntwo")
+        far.close()
+        for _ in range(2):
+            with pytest.raises(EndOfOutput):
+                await reader.forward(taken.append, below_bytes=100)
+        assert taken == [b"one", b"two"]
+        assert ended.is_set()
+
+
+@pytest.mark.parametrize("there", [False, True])
+async def test_what_a_taker_raises_costs_its_own_line(*, there: bool) -> None:
+    """Whether the line was there already or comes: those behind it stay."""
+
+    def fail(line: bytes | OversizeLine) -> None:
+        if line == b"bad":
+            raise ValueError(line)
+        taken.append(line)
+
+    taken: list[bytes | OversizeLine] = []
+    with line_reader() as (reader, far, _):
+        if there:
+            far.write(b"first\nbad\ntwo\nthree\n")
+            assert await reader.receive() == b"first"
+        task = asyncio.ensure_future(reader.forward(fail, below_bytes=100))
+        await asyncio.sleep(0)
+        if not there:
+            far.write(b"bad\ntwo\nthree\n")
+        with pytest.raises(ValueError, match="bad"):
+            await task
+        assert taken == []
+        assert await reader.receive_many() == [b"two", b"three"]
+
+
+async def test_a_taker_that_is_cancelled_and_fails_in_the_same_moment_is_cancelled() -> None:
+    """Its error is for nobody, and what comes behind is received."""
+
+    def fail(line: bytes | OversizeLine) -> None:
+        raise ValueError(line)
+
+    with line_reader() as (reader, far, _):
+        task = asyncio.ensure_future(reader.forward(fail, below_bytes=100))
+        await asyncio.sleep(0)
+        task.cancel()
+        reader._data(b"bad\ntwo\n")  # noqa: SLF001 - read before the task hears of it
+        await asyncio.wait({task})
+        assert task.cancelled()
+        assert await reader.receive() == b"two"
+        far.close()
+
+
+@settings(max_examples=60)
+@given(
+    lines=st.lists(st.sampled_from([b"", b"a", b"bc", b"x" * 10, b"y" * 11, b"z" * 30]), max_size=20),
+    cuts=st.lists(st.integers(1, 40), max_size=20),
+    ways=st.lists(st.sampled_from(["receive", "many", "forward", "cancelled"]), min_size=1, max_size=8),
+)
+async def test_no_line_is_lost_or_overtaken_whichever_way_they_are_asked_for(
+    lines: list[bytes], cuts: list[int], ways: list[str]
+) -> None:
+    """Lines over 20 bytes are too long, those of 10 and more are long."""
+    data = b"".join(line + b"\n" for line in lines)
+    got: list[bytes | OversizeLine] = []
+
+    async def consume() -> None:
+        for way in itertools.cycle(ways):
+            if way == "receive":
+                try:
+                    got.append(await reader.receive())
+                except LineTooLong as exc:
+                    got.append(OversizeLine(exc.length, exc.head, exc.tail))
+            elif way == "many":
+                got.extend(await reader.receive_many())
+            elif way == "forward":
+                got.append(await reader.forward(got.append, below_bytes=10))
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0):
+                        got.append(await reader.forward(got.append, below_bytes=10))
+
+    with line_reader(max_line_bytes=20, buffer_bytes=50) as (reader, far, _):
+        consuming = asyncio.ensure_future(consume())
+        for size in itertools.chain(cuts, itertools.repeat(len(data) + 1)):
+            await turns(2)
+            if not data:
+                break
+            data = data[far.write(data[:size]) :]
+        far.close()
+        async with asyncio.timeout(20):
+            with pytest.raises(EndOfOutput):
+                await consuming
+    expected = [OversizeLine(30, line, line) if len(line) > 20 else line for line in lines]
+    assert got == expected
+
+
 # stdin
 
 
@@ -351,12 +505,17 @@ async def test_what_one_turn_of_the_loop_sends_goes_out_in_two_writes(
 ) -> None:
     """Ours: the first line at once, all others together: thirty-two calls wake the child twice."""
     writes: list[int] = []
-    writev = os.writev
+    write, writev = os.write, os.writev
+
+    def count_one(fd: int, data: bytes) -> int:
+        writes.append(1)
+        return write(fd, data)
 
     def count(fd: int, pieces: list[memoryview]) -> int:
         writes.append(len(pieces))
         return writev(fd, pieces)
 
+    monkeypatch.setattr(os, "write", count_one)
     monkeypatch.setattr(os, "writev", count)
     with line_writer() as (writer, far, _):
         for number in range(32):
@@ -401,6 +560,65 @@ async def test_a_line_of_any_length_arrives_whole(length: int) -> None:
             received += far.read()
         assert received == line[:length] + b"\n"
         assert set(flushed) <= {0}
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A line in pieces."""
+
+    pieces: tuple[bytes | memoryview, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pieces))
+
+
+@settings(max_examples=30)
+@given(
+    pieces=st.lists(st.integers(0, 70_000).map(lambda size: b"x" * size), max_size=5)
+    | st.just([b""] * 2 * stdin_module.PIECES_PER_WRITE),
+    views=st.booleans(),
+    nowait=st.booleans(),
+)
+async def test_a_line_in_pieces_arrives_whole_between_others(
+    pieces: list[bytes], *, views: bool, nowait: bool
+) -> None:
+    """Ours: what is too long to be copied."""
+    line = Cut(tuple(memoryview(piece) if views else piece for piece in pieces))
+    with line_writer(buffer_bytes=1_000_000) as (writer, far, _):
+        await writer.send(b"before")
+        if nowait:
+            assert writer.send_nowait(line)
+        else:
+            await writer.send(line)
+        await writer.send(b"behind")
+        received = far.read()
+        while writer.unwritten_bytes:
+            await asyncio.sleep(0)
+            received += far.read()
+        assert received + far.read() == b"before\n" + b"".join(pieces) + b"\nbehind\n"
+
+
+async def test_a_line_in_pieces_may_be_the_first_of_its_turn() -> None:
+    with line_writer() as (writer, far, flushed):
+        await writer.send(Cut((b"one", memoryview(b" two"))))
+        assert far.read() == b"one two\n"
+        assert flushed == [0]
+
+
+@pytest.mark.parametrize("line", [b"short", b"x" * 100_000])
+@pytest.mark.parametrize("buffer_bytes", [1, 1_000_000])
+async def test_a_line_for_which_the_pipe_has_no_room_waits_for_it(line: bytes, buffer_bytes: int) -> None:
+    with line_writer(buffer_bytes=buffer_bytes) as (writer, far, _):
+        filler = b"x" * (fcntl.fcntl(far.fd, fcntl.F_GETPIPE_SZ) - 1)
+        await writer.send(filler)
+        await turns()  # the next one is the first of its turn
+        await writer.send(line)
+        assert 0 < writer.unwritten_bytes <= len(line) + 1
+        received = far.read()
+        while writer.unwritten_bytes:
+            await asyncio.sleep(0)
+            received += far.read()
+        assert received + far.read() == filler + b"\n" + line + b"\n"
 
 
 async def test_sending_waits_above_the_mark_and_goes_on_at_half_of_it() -> None:
@@ -526,11 +744,12 @@ async def test_many_waiting_lines_are_written_in_few_writes(monkeypatch: pytest.
         assert len(writes) < 50
 
 
-async def test_a_pipe_that_the_child_has_closed_refuses_the_line() -> None:
+@pytest.mark.parametrize("line", [b"line", b"x" * 100_000])
+async def test_a_pipe_that_the_child_has_closed_refuses_the_line(line: bytes) -> None:
     with line_writer() as (writer, far, flushed):
         far.close()
         with pytest.raises(ChildGone):
-            await writer.send(b"line")
+            await writer.send(line)
         assert writer.closed
         assert not writer.send_nowait(b"line")
         with pytest.raises(ChildGone):

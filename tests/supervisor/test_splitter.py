@@ -1,6 +1,7 @@
 """Lines do not depend on how the bytes came, and cost what they are long."""
 
 import time
+import tracemalloc
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stdio_broker.supervisor import splitter as splitter_module
 from stdio_broker.supervisor.splitter import EDGE_BYTES, LineSplitter, OversizeLine, PieceSplitter
 
 # Few different bytes, so that newlines are frequent; and what some splitters take for a line end.
@@ -52,6 +54,30 @@ def test_lines_do_not_depend_on_chunk_boundaries(data: bytes, cuts: list[int], l
 def test_lines_may_arrive_byte_by_byte(data: bytes, limit: int) -> None:
     single_bytes = [bytes([byte]) for byte in data]
     assert lines_of(LineSplitter(limit), single_bytes) == expected_lines(data, limit)
+
+
+@given(data=TEXT, cuts=st.lists(st.integers(0, 60)), limit=st.integers(1, 12), gathered=st.integers(1, 12))
+def test_lines_do_not_depend_on_how_they_are_put_together(
+    data: bytes, cuts: list[int], limit: int, gathered: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splitter_module, "GATHER_FROM_BYTES", gathered)
+        assert lines_of(LineSplitter(limit), chunked(data, cuts)) == expected_lines(data, limit)
+
+
+def test_a_long_line_is_in_memory_once() -> None:
+    """Ours: 64 MiB in 64 KiB each, and then together, were 128 MiB."""
+    splitter, chunk = LineSplitter(1 << 30), bytes(65536)
+    tracemalloc.start()
+    try:
+        for _ in range(4 * splitter_module.GATHER_FROM_BYTES // len(chunk)):
+            splitter.feed(bytes(memoryview(chunk)))
+        (line,) = splitter.feed(b"\n")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(line, bytes)
+    assert peak < 1.5 * len(line)
 
 
 def test_only_a_newline_ends_a_line() -> None:

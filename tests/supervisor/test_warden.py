@@ -62,7 +62,12 @@ def lifeline() -> Iterator[Lifeline]:
 
 
 def watch(lifeline: Lifeline, key: str, *, eof_grace: float = LONG, stop_grace: float = LONG) -> bool:
-    return lifeline.watch(key, eof_grace=eof_grace, stop_grace=stop_grace, orphans="kill", cgroup="")
+    """Announce a child under a name that the test knows."""
+    wish = warden_module._Wish(eof_grace, stop_grace, "kill", "")  # noqa: SLF001 - else the name is random
+    with lifeline._lock:  # noqa: SLF001 - as above
+        announced = lifeline._watch(key, wish)  # noqa: SLF001 - as above
+        lifeline._flush()  # noqa: SLF001 - as above
+    return announced
 
 
 def watch_process(lifeline: Lifeline, key: str, process: "subprocess.Popen[bytes]") -> None:
@@ -168,7 +173,7 @@ def ward(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     """Return a ward without a process yet, on a system with pidfds, with /proc only, or with neither."""
     if request.param == "number":
         monkeypatch.setattr(warden_process, "PROC", Path("/nowhere"))
-    own = Ward(request.param, 0.0, 0.0, "kill", "")
+    own = Ward(request.param, 0.0, 0.0, "kill")
     yield own
     own.close()
 
@@ -180,7 +185,7 @@ def give(ward: Ward, process: "subprocess.Popen[bytes]") -> None:
 def test_a_ward_is_known_to_run_until_it_has_exited(
     ward: Ward, run: Callable[..., "subprocess.Popen[bytes]"]
 ) -> None:
-    assert Ward("k", 0.0, 0.0, "kill", "").look(), "it was announced, and never started"
+    assert Ward("k", 0.0, 0.0, "kill").look(), "it was announced, and never started"
     process = run("stubborn")
     give(ward, process)
     assert not ward.look()
@@ -208,7 +213,7 @@ def test_where_pidfds_reach_no_group_the_number_is_used_while_it_is_pinned(
     """Linux before 6.9; or a filter."""
     monkeypatch.setattr(signal, "pidfd_send_signal", _refuse(code))
     process = run("stubborn")
-    ward = Ward("k", 0.0, 0.0, "kill", "")
+    ward = Ward("k", 0.0, 0.0, "kill")
     ward.started(process.pid, os.pidfd_open(process.pid))
     killed: list[int] = []
     with monkeypatch.context() as patch:
@@ -229,7 +234,7 @@ def test_what_a_ward_leaves_is_spared_if_it_may_be_left(
 ) -> None:
     tag = new_tag()
     process = run("leaving-wrapper", tag)
-    ward = Ward("k", 0.0, 0.0, "leave", "")
+    ward = Ward("k", 0.0, 0.0, "leave")
     ward.started(process.pid, os.pidfd_open(process.pid))
     assert process.stdin is not None
     process.stdin.close()
@@ -247,7 +252,8 @@ def test_what_a_ward_leaves_is_spared_if_it_may_be_left(
 def test_a_control_group_is_killed_and_removed_once_it_is_empty(tmp_path: Path) -> None:
     group = tmp_path / "group"
     group.mkdir()
-    ward = Ward("k", 0.0, 0.0, "kill", str(group))
+    ward = Ward("k", 0.0, 0.0, "kill")
+    ward.started(0, None, str(group))
     ward.sweep()
     assert (group / "cgroup.kill").read_text() == "1"
     assert not ward.empty()
@@ -280,12 +286,12 @@ class Connection:
         eof_grace: float = 0.0,
         stop_grace: float = 0.0,
         orphans: str = "kill",
-        cgroup: str = "",
+        folder: str = "",
     ) -> None:
-        self.send("watch", key, eof_grace, stop_grace, orphans, cgroup)
+        self.send("watch", key, eof_grace, stop_grace, orphans, folder)
         if process is not None:
             pidfd = os.pidfd_open(process.pid)
-            self.send("started", key, process.pid, pidfd=pidfd)
+            self.send("started", key, process.pid, "", pidfd=pidfd)
             os.close(pidfd)
 
     def die(self) -> list[str]:
@@ -395,7 +401,7 @@ def test_without_pidfds_the_exits_are_looked_for(
 ) -> None:
     child = run("graceful")
     connection.send("watch", "a", 0.0, LONG, "kill", "")
-    connection.send("started", "a", child.pid)
+    connection.send("started", "a", child.pid, "")
     assert connection.die() == []
     assert child.wait() == 7
 
@@ -405,15 +411,13 @@ def test_the_folder_of_the_control_groups_is_removed_at_last(connection: Connect
     (folder / "a").mkdir(parents=True)
     kept = tmp_path / "kept"
     kept.mkdir()
-    (kept / "somebody").touch()
-    connection.watch(None, "a", cgroup=str(folder / "a"))
-    connection.watch(None, "b", cgroup=str(kept / "b"))
     # Here the files of a group are files indeed; the kernel's go with their folder.
-    connection.send("forget", "a")
-    (folder / "a").rmdir()
+    (folder / "cgroup.kill").mkdir()
+    connection.watch(None, "a", folder=str(folder))
+    connection.watch(None, "b", folder=str(kept))
     assert connection.die() == []
     assert not folder.exists()
-    assert kept.exists()
+    assert (kept / "cgroup.kill").read_text() == "1", "whoever was put into a group, and not handed over"
 
 
 def test_hunts_are_answered_with_what_they_found(
@@ -460,7 +464,7 @@ def test_the_brokers_end_is_seen_where_a_copy_of_it_holds_the_lifeline_open(
 
 
 def test_what_nobody_can_use_is_closed(connection: Connection) -> None:
-    connection.send("started", "nobody", 1, pidfd=0)
+    connection.send("started", "nobody", 1, "", pidfd=0)
     connection.send("forget", "nobody")
     assert connection.die() == []
 
@@ -470,6 +474,25 @@ def test_a_lifeline_that_breaks_is_at_its_end(
 ) -> None:
     monkeypatch.setattr(socket, "recv_fds", _refuse(errno.ECONNRESET))
     assert connection.die() == []
+
+
+def test_a_message_that_is_announced_and_not_there_is_not_the_end(
+    connection: Connection, run: Callable[..., "subprocess.Popen[bytes]"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever takes that for the broker's death ends its children."""
+    receive, refused = socket.recv_fds, iter([True])
+
+    def recv_fds(*arguments: int) -> object:
+        if next(refused, False):
+            raise BlockingIOError
+        return receive(*arguments)  # type: ignore[arg-type] # passed through
+
+    monkeypatch.setattr(socket, "recv_fds", recv_fds)
+    child = run("stubborn")
+    connection.watch(child, "a")
+    connection.send("forget", "a")
+    assert connection.die() == []
+    assert child.poll() is None
 
 
 @pytest.mark.parametrize("of_ours", [True, False])
@@ -529,6 +552,90 @@ def test_the_warden_starts_with_the_first_child_and_ends_with_the_lifeline() -> 
     wait_until_sync(lambda: not is_alive(pid) and not is_zombie(pid))
     assert not watch(lifeline, "c")
     lifeline.close()
+
+
+def announce(lifeline: Lifeline, *, eof_grace: float = LONG) -> str:
+    return lifeline.announce(eof_grace=eof_grace, stop_grace=0, orphans="kill", folder="")
+
+
+def sent(lifeline: Lifeline, monkeypatch: pytest.MonkeyPatch) -> list[list[bytes]]:
+    """Return a list of what is sent from now on, by message."""
+    messages: list[list[bytes]] = []
+
+    class Socket:
+        def sendmsg(self, packets: list[bytes], *_: object) -> None:
+            messages.append([packet.split(b"\0")[0] for packet in packets])
+
+    monkeypatch.setattr(lifeline, "_connection", Socket())
+    return messages
+
+
+def test_a_start_costs_one_message(lifeline: Lifeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It wakes the warden, which costs more than what it is told."""
+    with monkeypatch.context() as patch:
+        assert announce(lifeline)
+        messages = sent(lifeline, patch)
+        for _ in range(3):
+            key = announce(lifeline)
+            lifeline.started(key, os.getpid(), None)
+            lifeline.forget(key)
+    # The first of all has been announced alone; behind it waits the announcement of the next one.
+    assert messages == [
+        [b"watch"],
+        [b"watch", b"started"],
+        [b"forget", b"watch", b"started"],
+        [b"forget", b"watch", b"started"],
+    ]
+
+
+def test_a_name_is_announced_before_anybody_bears_it(
+    lifeline: Lifeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the start that should have announced it has failed."""
+    with monkeypatch.context() as patch:
+        announce(lifeline)
+        messages = sent(lifeline, patch)
+        announce(lifeline)
+        announce(lifeline, eof_grace=1.0)
+    assert messages == [[b"watch"], [b"watch", b"watch"]]
+
+
+def test_names_are_kept_for_a_few_configurations(
+    lifeline: Lifeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = {announce(lifeline, eof_grace=number) for number in range(100)}
+    assert len(names) == 100
+    assert len(lifeline._spare) == warden_module.SPARE_NAMES  # noqa: SLF001 - nothing else shows it
+    assert len(lifeline._wards) == 100 + warden_module.SPARE_NAMES  # noqa: SLF001 - as above
+    assert lifeline.pid is not None
+    os.kill(lifeline.pid, signal.SIGKILL)
+    wait_until_sync(lambda: "warden.died" in caplog.messages)
+    died = next(record for record in caplog.records if record.message == "warden.died")
+    assert died.__dict__["children"] == 100
+
+
+def test_many_ends_without_a_start_are_told_all_the_same(
+    lifeline: Lifeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [announce(lifeline) for _ in range(warden_module.TOGETHER + 2)]
+    with monkeypatch.context() as patch:
+        messages = sent(lifeline, patch)
+        for key in keys:
+            lifeline.forget(key)
+    (message, rest) = messages
+    assert message == [b"watch"] + [b"forget"] * (warden_module.TOGETHER - 1)
+    assert rest == [b"forget"]
+
+
+def test_without_a_warden_a_child_has_a_name_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By which its control group is named."""
+    monkeypatch.setattr(sys, "executable", "")
+    lifeline = Lifeline()
+    names = {announce(lifeline), announce(lifeline)}
+    assert len(names) == 2
+    for name in names:
+        lifeline.started(name, 1, None)
+        lifeline.forget(name)
 
 
 def test_a_new_warden_is_not_told_of_a_child_that_was_taken_back_meanwhile(lifeline: Lifeline) -> None:
@@ -663,6 +770,22 @@ def test_a_warden_that_cannot_be_replaced_is_given_up_and_that_is_said(
     assert lifeline.found("a") == 0
 
 
+def test_names_are_kept_no_longer_than_there_are_wardens(
+    lifeline: Lifeline, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = announce(lifeline)
+    monkeypatch.setattr(warden_module, "_start_process", _refuse(errno.EMFILE))
+    assert lifeline.pid is not None
+    os.kill(lifeline.pid, signal.SIGKILL)
+    wait_until_sync(lambda: "warden.lost" in caplog.messages)
+    names = {first, announce(lifeline), announce(lifeline)}
+    assert len(names) == 3
+    for name in names:
+        lifeline.forget(name)
+    assert not lifeline._wards  # noqa: SLF001 - nothing else shows it
+    assert not lifeline._spare  # noqa: SLF001 - as above
+
+
 def test_a_warden_that_cannot_be_started_is_said_once_and_children_start_without(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -744,8 +867,8 @@ def test_a_process_is_handed_over_when_there_is_room_again(
     child = run("stubborn")
     assert watch(lifeline, "a", eof_grace=0, stop_grace=0)
     rooms = iter([False, True])
-    send = warden_module._send_started  # noqa: SLF001
-    monkeypatch.setattr(warden_module, "_send_started", lambda *packet: next(rooms) and send(*packet))
+    send = lifeline._send_started  # noqa: SLF001
+    monkeypatch.setattr(lifeline, "_send_started", lambda *packet: next(rooms) and send(*packet))
     pidfd = os.pidfd_open(child.pid)
     lifeline.started("a", child.pid, pidfd)
     assert next(rooms, None) is None
@@ -767,7 +890,8 @@ def test_a_process_for_which_there_is_no_room_is_not_lost() -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 ours.send(b"x", socket.MSG_DONTWAIT)
-        assert not warden_module._send_started(ours, "a", warden_module._Started(1, None))  # noqa: SLF001
+        started = warden_module._Started(1, None, "")  # noqa: SLF001
+        assert not Lifeline()._send_started(ours, "a", started)  # noqa: SLF001
 
 
 def test_sending_to_a_warden_that_has_just_died_is_no_error(

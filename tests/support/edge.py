@@ -26,6 +26,7 @@ from stdio_broker.sessions import Settings as SessionSettings
 from stdio_broker.sessions.settings import Recovery
 from stdio_broker.supervisor import Config, Supervisor
 from tests.support.mcp_client import McpClient, Message
+from tests.support.memory_http import MemoryTransport
 from tests.support.modern_client import ModernClient
 
 __all__ = [
@@ -88,7 +89,7 @@ class Edge:
 
     def modern(self, *, capabilities: Message | None = None) -> ModernClient:
         """Return a modern client; without a socket it sees whole answers only."""
-        http = None if self.has_socket else httpx.AsyncClient(transport=httpx.ASGITransport(self.app))
+        http = None if self.has_socket else httpx.AsyncClient(transport=MemoryTransport(self.app))
         return ModernClient(self.url, http, capabilities=capabilities)
 
 
@@ -173,7 +174,7 @@ async def serving_without_sockets(
         async with managing(config, settings=settings) as (manager, supervisor):
             app = App(authenticator or NoAuthentication(), http_settings)
             app.mount(manager, http_settings.path)
-            transport = httpx.ASGITransport(app)
+            transport = MemoryTransport(app, http_settings)
             async with McpClient(url, httpx.AsyncClient(transport=transport)) as client:
                 yield Edge(url, manager, supervisor, app, has_socket=False), client
 

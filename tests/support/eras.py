@@ -143,10 +143,15 @@ def parsed(message: Message) -> ModernRequest:
 class NamedPrincipals(NoAuthentication):
     """Believes whoever names a principal as a bearer."""
 
+    def recognise(self, authorization: bytes | None) -> Access:
+        """Return the access of the principal that the field names."""
+        assert authorization is not None, "a request without a principal"
+        return Access(principal=Principal(ISSUER, authorization.removeprefix(b"Bearer ").decode()))
+
     async def authenticate(self, authorization: bytes | None, peer: str) -> Access:
         """Return the access of the principal that the field names."""
         assert authorization is not None, f"a request without a principal from {peer}"
-        return Access(principal=Principal(ISSUER, authorization.removeprefix(b"Bearer ").decode()))
+        return self.recognise(authorization)
 
 
 @contextlib.asynccontextmanager

@@ -35,8 +35,8 @@ def pytest_sessionstart() -> None:
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     uvloop.new_event_loop().close()
-    default_lifeline().watch("-", eof_grace=0, stop_grace=0, orphans="leave", cgroup="")
-    default_lifeline().forget("-")
+    lifeline = default_lifeline()
+    lifeline.forget(lifeline.announce(eof_grace=0, stop_grace=0, orphans="leave", folder=""))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -2,6 +2,7 @@
 """Every rule of the contract can fail: a fake child that breaks it does not pass."""
 
 import asyncio
+import contextlib
 import dataclasses
 import signal
 from collections.abc import Callable
@@ -74,6 +75,11 @@ def a_newline_is_no_problem(patch: Patch) -> None:
 def a_line_is_cut_to_the_size_of_the_buffer(patch: Patch) -> None:
     accept = FakeStdin._accept
     patch.setattr(FakeStdin, "_accept", lambda self, line: accept(self, line[:1000]))
+
+
+@breaks("it_is_ready_when_a_line_would_be_taken_at_once")
+def it_is_always_ready(patch: Patch) -> None:
+    patch.setattr(FakeStdin, "ready", property(lambda _: True))
 
 
 @breaks("many_senders_never_interleave_their_lines")
@@ -299,6 +305,51 @@ def a_cancelled_receive_takes_the_next_line_with_it(patch: Patch) -> None:
     patch.setattr(FakeStdout, "_wait", wait_and_lose)
 
 
+@breaks(
+    "lines_are_handed_over_in_order_and_a_long_one_is_returned",
+    "a_line_is_handed_over_though_nobody_is_woken_for_it",
+    "lines_may_be_had_in_one_way_after_another",
+)
+def a_long_line_is_handed_over_like_any_other(patch: Patch) -> None:
+    forward = FakeStdout.forward
+
+    async def forward_all(self: FakeStdout, take: Callable[[object], None], *, below_bytes: int) -> bytes:
+        return await forward(self, take, below_bytes=1000 * below_bytes)
+
+    patch.setattr(FakeStdout, "forward", forward_all)
+
+
+@breaks("a_line_over_the_limit_is_handed_over_in_its_place")
+def a_line_over_the_limit_is_not_handed_over(patch: Patch) -> None:
+    forward = FakeStdout.forward
+    patch.setattr(
+        FakeStdout,
+        "forward",
+        lambda self, take, below_bytes: forward(
+            self, lambda line: take(line) if isinstance(line, bytes) else None, below_bytes=below_bytes
+        ),
+    )
+
+
+@breaks("what_a_taker_raises_is_raised_to_whoever_gave_it_and_costs_one_line")
+def what_a_taker_raises_is_swallowed(patch: Patch) -> None:
+    def swallow(self: FakeStdout, take: Callable[[object], None], line: object) -> None:
+        with contextlib.suppress(ValueError):
+            take(line)
+
+    patch.setattr(FakeStdout, "_hand_over", swallow)
+
+
+@breaks("forwarding_that_is_cancelled_loses_nothing")
+def a_taker_gets_lines_though_it_was_taken_back(patch: Patch) -> None:
+    async def forward(self: FakeStdout, take: Callable[[object], None], below_bytes: int) -> bytes:
+        self._take, self._take_below = take, below_bytes
+        await self._wait()
+        return await self.receive()
+
+    patch.setattr(FakeStdout, "forward", forward)
+
+
 @breaks("output_that_nobody_has_read_survives_the_exit", "done_means_that_nothing_is_left")
 def what_was_not_read_is_lost_at_the_end(patch: Patch) -> None:
     reap = Life._reap
@@ -427,6 +478,11 @@ def sigterm_comes_with_the_eof(patch: Patch) -> None:
             self._send(signal.SIGTERM)
 
     patch.setattr(Life, "_take_step", both)
+
+
+@breaks("a_stop_can_be_begun_without_waiting_for_its_end")
+def only_who_waits_stops_it(patch: Patch) -> None:
+    patch.setattr(FakeChild, "stop_nowait", lambda *_, **__: None)
 
 
 @breaks("a_stop_that_was_obeyed_is_no_error_whatever_the_code")

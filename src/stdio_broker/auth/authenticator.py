@@ -42,6 +42,12 @@ class Access:
 class Authenticator(Protocol):
     """One way to tell who sends a request."""
 
+    def recognise(self, authorization: bytes | None) -> Access | None:
+        """Return what a request may do, if that is known without asking anybody; None: `authenticate` tells.
+
+        Nobody is refused here, and no failure counted.
+        """
+
     async def authenticate(self, authorization: bytes | None, peer: str) -> Access:
         """Return what a request may do. To be asked for each request: a session proves nothing.
 
@@ -70,6 +76,10 @@ class NoAuthentication:
     """Everybody is the same anonymous principal, and may use every server. For loopback."""
 
     _ACCESS = Access(principal=ANONYMOUS)
+
+    def recognise(self, authorization: bytes | None) -> Access | None:  # noqa: ARG002 - not asked
+        """Return the anonymous principal's access, whatever is presented."""
+        return self._ACCESS
 
     async def authenticate(self, authorization: bytes | None, peer: str) -> Access:  # noqa: ARG002 - not asked
         """Return the anonymous principal's access, whatever is presented."""

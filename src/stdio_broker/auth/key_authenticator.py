@@ -86,6 +86,13 @@ class KeyAuthenticator:
                 self._next_expiry.cancel()
             await self._tasks.__aexit__(None, None, None)
 
+    def recognise(self, authorization: bytes | None) -> Access | None:
+        """Return what the bearer of the key may do; None if the key is not good."""
+        try:
+            return self._find(bearer_token(authorization))
+        except Unauthenticated:
+            return None
+
     async def authenticate(self, authorization: bytes | None, peer: str) -> Access:
         """Return what the bearer of the key may do.
 

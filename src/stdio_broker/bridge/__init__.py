@@ -13,6 +13,7 @@ from .bridge import Bridge, BridgeStatistics
 from .budget import Budget, Budgets
 from .changes import Changes
 from .events import EventsLost
+from .in_turns import in_turns
 from .legacy_child import LegacyChild
 from .legacy_client import LegacyClient
 from .legacy_session import LegacySession
@@ -43,5 +44,6 @@ __all__ = [
     "Settings",
     "SharedExchange",
     "StreamEnded",
+    "in_turns",
     "invalid_state",
 ]

@@ -3,6 +3,7 @@
 from collections import deque
 
 from .budget import Budget
+from .nothing import NOTHING
 
 __all__ = ["Backlog"]
 
@@ -22,7 +23,7 @@ class Backlog:
         self._budget = budget or Budget()
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._messages: deque[bytes] = deque()
+        self._messages: deque[bytes] = NOTHING
         self._size = 0
 
     def __del__(self) -> None:
@@ -51,6 +52,7 @@ class Backlog:
         """
         if len(message) > self._max_bytes or not self._budget.has_room_for(len(message)):
             return [message]
+        self._begin()
         self._messages.append(message)
         self._resize(len(message))
         return self._trim()
@@ -60,6 +62,7 @@ class Backlog:
 
         The budget does not matter: they were charged to it until now.
         """
+        self._begin()
         self._messages.extendleft(reversed(messages))
         self._resize(sum(map(len, messages)))
         return self._trim()
@@ -69,6 +72,10 @@ class Backlog:
         self._budget.remove(self._size)
         self._budget = Budget()
         self._budget.add(self._size)
+
+    def _begin(self) -> None:
+        if not self._messages:
+            self._messages = deque()
 
     def _resize(self, by: int) -> None:
         self._size += by

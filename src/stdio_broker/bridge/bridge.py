@@ -69,6 +69,19 @@ class Bridge(ClientSide):
         journal: What the client has told its children.
     """
 
+    __slots__ = (
+        "_ending",
+        "_link",
+        "_links",
+        "_loop",
+        "_on_idle",
+        "_on_listening",
+        "_settings",
+        "_waiting",
+        "_wake",
+        "journal",
+    )
+
     def __init__(
         self,
         settings: Settings,
@@ -201,6 +214,22 @@ class Bridge(ClientSide):
 
     # From the client.
 
+    def call_nowait(self, request: Request) -> Exchange | None:
+        """Do as `call` if that needs no waiting; None if it does, or is refused for lack of a child.
+
+        Raises:
+            LimitReached: Too many calls are in flight, or messages hold all the bytes that they may.
+        """
+        link = self._link
+        if self._ending is not None or link is None or not link.usable:
+            return None
+        self._check_room(link)
+        exchange = self._streams.open()
+        if link.call_nowait(request, exchange):
+            return exchange
+        self.release(exchange)
+        return None
+
     async def call(self, request: Request) -> Exchange:
         """Send a request to the child; its answer, and what comes before, arrive on the exchange.
 
@@ -214,12 +243,8 @@ class Bridge(ClientSide):
             BrokerError: No child could be woken; see there.
         """
         link = await self._usable()
-        if link.calls >= self._settings.max_calls:
-            raise LimitReached(
-                f"{self._settings.max_calls} calls of this session are in flight already", retry_after=1.0
-            )
+        self._check_room(link)
         exchange = self._streams.open()
-        params = request.members.get("params")
         try:
             await link.call(request, exchange)
         except (BridgeBroken, ChildGone):
@@ -234,8 +259,6 @@ class Bridge(ClientSide):
             raise
         else:
             return exchange
-        if params is not None:
-            request.members["params"] = params  # as the client wrote them
         return await self._call_again(request, exchange)
 
     async def notify(self, notification: Notification) -> None:
@@ -294,6 +317,12 @@ class Bridge(ClientSide):
         for link in list(self._links):
             link.fail(ending)
         self._streams.end()
+
+    def _check_room(self, link: Link) -> None:
+        if link.calls >= self._settings.max_calls:
+            raise LimitReached(
+                f"{self._settings.max_calls} calls of this session are in flight already", retry_after=1.0
+            )
 
     async def _usable(self) -> Link:
         if self._ending is not None:

@@ -69,8 +69,11 @@ class Budget:
             TooManyRequests: The owner's part has no room for them.
             LimitReached: The whole has none.
         """
-        if self._whole is not None:
-            self._whole.check(size)
+        whole = self._whole
+        if not size and self.used < self.max_bytes and (whole is None or whole.used < whole.max_bytes):
+            return  # the hot path
+        if whole is not None:
+            whole.check(size)
         if not self.full and self.has_room_for(size):
             return
         self.refused += 1

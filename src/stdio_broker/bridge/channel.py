@@ -11,8 +11,11 @@ import logging
 from typing import Protocol
 
 from ..errors import BridgeBroken, EndOfOutput, RemoteProtocolError
-from ..protocol.jsonrpc import Message, Response, find_response_id, parse_line
+from ..protocol.decoding import Steps, finish, replace_invalid_utf8
+from ..protocol.encoding import Pieces
+from ..protocol.jsonrpc import Message, Response, find_response_id, parse_line, parse_line_in_steps
 from ..supervisor import Child, ExitStatus, OversizeLine
+from .in_turns import in_turns
 
 __all__ = ["Channel", "Receiver"]
 
@@ -21,6 +24,9 @@ logger = logging.getLogger(__name__)
 #: Seconds between the end of a child's output and its exit, after which open calls are failed
 #: without an exit status. A child that closes stdout and lives on is as good as dead to us.
 EXIT_STATUS_TIMEOUT = 0.5
+
+#: A line of so many bytes takes long enough that whoever else has something to do has a turn before it.
+LONG_BYTES = 1024 * 1024
 
 #: Bytes kept of the first line that is no JSON-RPC.
 BAD_LINE_BYTES = 200
@@ -52,6 +58,17 @@ class Channel:
         unsaid_lines: Lines of ours that the child was too slow to take.
     """
 
+    __slots__ = (
+        "_child",
+        "_errors_without_id",
+        "_receiver",
+        "bad_lines",
+        "first_bad_line",
+        "oversize_lines",
+        "repaired_lines",
+        "unsaid_lines",
+    )
+
     def __init__(self, child: Child, receiver: Receiver) -> None:
         self.first_bad_line: str | None = None
         self.bad_lines = 0
@@ -67,7 +84,7 @@ class Channel:
         """The child's process id, for logs."""
         return self._child.pid
 
-    async def send(self, line: bytes) -> None:
+    async def send(self, line: bytes | Pieces) -> None:
         """Say something to the child; wait while its stdin is above the high-water mark.
 
         Raises:
@@ -83,12 +100,23 @@ class Channel:
         if not self._child.stdin.send_nowait(line):
             self.unsaid_lines += 1
 
+    @property
+    def ready(self) -> bool:
+        """Whether the child takes a line at once."""
+        return self._child.stdin.ready
+
+    def try_send(self, line: bytes | Pieces) -> bool:
+        """Say something to the child if it can take it at once; False if not, and nothing was sent."""
+        return self._child.stdin.send_nowait(line)
+
     async def run(self) -> BridgeBroken:
         """Pass on what the child says until its output ends; return how it did."""
         try:
             while True:
-                for line in await self._child.stdout.receive_many():
-                    self._line(line)
+                await self._long_line(
+                    # Not kept here: what comes of it is what it is long for.
+                    await self._child.stdout.forward(self._line, below_bytes=LONG_BYTES)
+                )
         except EndOfOutput:
             pass
         status = await self._exit_status()
@@ -109,26 +137,40 @@ class Channel:
             self._oversize(line)
             return
         try:
-            messages = self._parse(line)
-        except RemoteProtocolError as exc:
-            if line.strip():
-                self._count_bad_line(line, exc)
-            return
+            messages = parse_line(line)
+        except RemoteProtocolError:
+            messages = finish(self._repair(line))
+        self._messages(messages)
+
+    async def _long_line(self, line: bytes) -> None:
+        """Take a line whose parsing would hold everybody else up."""
+        try:
+            messages = await in_turns(parse_line_in_steps(line))
+        except RemoteProtocolError:
+            messages = await in_turns(self._repair(line))
+        del line  # the messages have their parts of it
+        await asyncio.sleep(0)
+        self._messages(messages)
+
+    def _messages(self, messages: list[Message]) -> None:
         for message in messages:
             if isinstance(message, Response) and message.id == b"null":
                 self._count_error_without_id()
             else:
                 self._receiver.message(message)
 
-    def _parse(self, line: bytes) -> list[Message]:
+    def _repair(self, line: bytes) -> Steps[list[Message]]:
+        """Parse a line that is none, but for what is no UTF-8 in it; none of it if it is not.
+
+        A result with a stray Latin-1 byte is still an answer that somebody waits for.
+        """
+        repaired = yield from replace_invalid_utf8(line)
         try:
-            return parse_line(line)
-        except RemoteProtocolError:
-            # A result with a stray Latin-1 byte is still an answer that somebody waits for.
-            repaired = line.decode("utf-8", "replace").encode()
-            if repaired == line:
-                raise
-            messages = parse_line(repaired)
+            messages = yield from parse_line_in_steps(repaired)
+        except RemoteProtocolError as exc:
+            if line.strip():
+                self._count_bad_line(line, exc)
+            return []
         self.repaired_lines += 1
         if self.repaired_lines == 1:
             logger.warning("child.invalid_utf8", extra={"pid": self.pid})

@@ -16,6 +16,7 @@ client is there to read; a question about the only call waits on it, since that 
 import asyncio
 from collections.abc import Callable
 
+from ..protocol.encoding import Pieces
 from ..protocol.jsonrpc import Request, parse_line
 from .backlog import Backlog
 from .budget import Budget
@@ -40,6 +41,23 @@ class ClientStreams:
         events: What was written, for clients that come back.
         lost_messages: Messages that reached nobody.
     """
+
+    __slots__ = (
+        "_backlog",
+        "_budget",
+        "_ended",
+        "_exchanges",
+        "_get",
+        "_last_get",
+        "_loop",
+        "_on_idle",
+        "_on_lost",
+        "_on_slow",
+        "_settings",
+        "_suspended",
+        "events",
+        "lost_messages",
+    )
 
     def __init__(
         self,
@@ -179,7 +197,7 @@ class ClientStreams:
             self._get = None
             self._lose(self._backlog.put_back(stream.detach()))
 
-    def answer(self, exchange: Exchange, message: bytes) -> None:
+    def answer(self, exchange: Exchange, message: bytes | Pieces) -> None:
         """Put the last message on an exchange."""
         self._exchanges.pop(exchange, exchange).answer(message)
         self._check_idle()
@@ -301,6 +319,8 @@ class ClientStreams:
 
 class ClientSide:
     """What serves the client of one session, whatever is behind it: its streams."""
+
+    __slots__ = ("_streams",)
 
     _streams: ClientStreams
 

@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 from ..errors import LocalProtocolError
 from ..protocol.jsonrpc import INVALID_REQUEST
 from .budget import Budget
+from .nothing import NOTHING
 
 __all__ = ["EVENT_OVERHEAD_BYTES", "EventLog", "EventsLost", "StreamLog"]
 
@@ -74,13 +75,24 @@ class EventLog(Generic[Owner]):
         held_bytes: Bytes that are kept now, overhead included.
     """
 
+    __slots__ = (
+        "_budget",
+        "_closed",
+        "_last_number",
+        "_max_bytes",
+        "_max_events",
+        "_order",
+        "_streams",
+        "held_bytes",
+    )
+
     def __init__(self, *, max_events: int, max_bytes: int, budget: Budget | None = None) -> None:
         self.held_bytes = 0
         self._budget = budget or Budget()
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._streams: dict[int, StreamLog[Owner]] = {}
-        self._order: deque[tuple[StreamLog[Owner], int]] = deque()
+        self._order: deque[tuple[StreamLog[Owner], int]] = NOTHING
         self._last_number = 0
         self._closed = False
 
@@ -117,6 +129,8 @@ class EventLog(Generic[Owner]):
             log.horizon = log.last
             return event_id
         log.kept[log.last] = message
+        if not self._order:
+            self._order = deque()
         self._order.append((log, log.last))
         self._resize(_size(message))
         while len(self._order) > self._max_events or self.held_bytes > self._max_bytes:

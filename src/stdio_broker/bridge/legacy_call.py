@@ -13,8 +13,6 @@ Source: MCP 2026-07-28, basic/patterns/mrtr; protocol matrix, sections 4.3 and 1
 import asyncio
 import enum
 import secrets
-from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -33,7 +31,7 @@ from ..protocol.jsonrpc import (
     object_members,
     result_response,
 )
-from ..protocol.modern import MAY_ASK, MISSING_CAPABILITY, ModernRequest
+from ..protocol.modern import MAY_ASK, MISSING_CAPABILITY, ModernRequest, encode_with
 from ..protocol.to_modern import (
     error_for_modern,
     input_request,
@@ -42,7 +40,7 @@ from ..protocol.to_modern import (
     url_elicitations,
 )
 from .messages import child_ended, slow_client
-from .modern_request import without_bytes
+from .modern_request import kept, without_bytes
 from .seal import digest
 from .shared_child import SharedExchange, error_code
 
@@ -65,7 +63,10 @@ class _State(enum.Enum):
     OVER = enum.auto()
 
 
-_AT_WORK = frozenset({_State.RUNNING, _State.OVER})
+# A member is looked up in Python code each time (3.11).
+_WAITING, _RUNNING, _PARKED, _OVER = _State
+
+_AT_WORK = frozenset({_RUNNING, _OVER})
 
 
 class LegacyCall:
@@ -78,30 +79,49 @@ class LegacyCall:
 
     Attributes:
         child_id: The id that the child knows it by.
-        name: Unguessable, for the state that resumes it.
+        name: Unguessable, for the state that resumes it; empty before it is parked for the first time.
         request: Of the client's latest request for it, what is needed until the answer: its id, its token
             and its capabilities count. Not its arguments: a long one costs memory.
-        digest: What a state has to know of the request.
         round: How often the client was asked.
         open: What the client was asked, by the key of the answer.
         may_ask: Whether the child may ask something to answer it.
     """
 
+    __slots__ = (
+        "_answering",
+        "_child",
+        "_digest",
+        "_exchange",
+        "_finished",
+        "_heard",
+        "_held_bytes",
+        "_pending",
+        "_saying",
+        "_state",
+        "_timer",
+        "_unsaid",
+        "child_id",
+        "may_ask",
+        "name",
+        "open",
+        "request",
+        "round",
+    )
+
     outlives = False
 
     def __init__(self, child: "LegacyChild", request: ModernRequest, exchange: SharedExchange) -> None:
         self.child_id = b""
-        self.name = secrets.token_urlsafe(12)
-        self.request = without_bytes(request)
+        self.name = ""
+        self.request = kept(request)
         self.may_ask = request.method in MAY_ASK
-        self.digest = digest(request) if self.may_ask else b""
+        self._digest = b"" if self.request is request or not self.may_ask else digest(request)
         self.round = 0
         self.open: dict[str, Request] = {}
         self._child = child
-        self._loop = asyncio.get_running_loop()
-        self._state = _State.WAITING
+        self._state = _WAITING
         self._exchange: SharedExchange | None = exchange
-        self._unsaid: deque[tuple[Request | None, bytes]] = deque()  # a line, and what it answers
+        self._unsaid: list[tuple[Request | None, bytes]] = []  # a line, and what it answers
         self._saying = False  # whether the child waits for one that it does not read
         self._answering: Request | None = None  # what that one answers
         self._heard = False  # whether the child was told of the call
@@ -110,6 +130,14 @@ class LegacyCall:
         self._held_bytes = 0  # of questions and answer, charged to the budget
         self._timer: asyncio.TimerHandle | None = None
         exchange.on_abandoned = self.abandon
+
+    @property
+    def digest(self) -> bytes:
+        """What a state has to know of the request."""
+        # Of a request that is kept whole it can be had when it is needed, and nearly no call needs it.
+        if self.may_ask and not self._digest:
+            self._digest = digest(self.request)
+        return self._digest
 
     @property
     def wants_logs(self) -> bool:
@@ -135,7 +163,7 @@ class LegacyCall:
     @property
     def parked(self) -> bool:
         """Whether the client was asked, and the child has not answered meanwhile."""
-        return self._state is _State.PARKED and self._finished is None
+        return self._state is _PARKED and self._finished is None
 
     # From the child.
 
@@ -156,7 +184,7 @@ class LegacyCall:
 
     def asked(self, question: Request) -> None:
         """Take a question of the child, and wait a moment for more: servers ask several things at once."""
-        if self._state is _State.OVER:
+        if self._state is _OVER:
             text = "the request that this belongs to was cancelled"
             self._child.say_soon(error_response(question.id, INVALID_REQUEST, text))
         elif len(self._pending) + len(self.open) >= self._child.settings.max_questions:
@@ -173,11 +201,11 @@ class LegacyCall:
     def withdraw(self, question_id: bytes) -> None:
         """Forget a question that the child takes back. An answer to it is ignored."""
         self._pending = [question for question in self._pending if question.id != question_id]
-        self._unsaid = deque(
+        self._unsaid = [
             (question, line)
             for question, line in self._unsaid
             if question is None or question.id != question_id
-        )
+        ]
         if self._answering is not None and self._answering.id == question_id:
             self._saying = False
         for key, question in list(self.open.items()):
@@ -188,7 +216,7 @@ class LegacyCall:
     def answered(self, response: Response) -> None:
         """Pass on the answer, or keep it for a client that will come back."""
         self._refuse_questions("the request was answered before this was")
-        if self._state is _State.PARKED:
+        if self._state is _PARKED:
             self._finished = response
             self._charge()
         else:
@@ -206,6 +234,12 @@ class LegacyCall:
         self.child_id = child_id
         self._unsaid.append((None, line))
 
+    def begin(self, child_id: bytes) -> None:
+        """Note what the child knows the call by, and that it has heard of it."""
+        self.child_id = child_id
+        self._heard = True
+        self._state = _RUNNING
+
     async def go_on(self) -> None:
         """Say to the child what starts the call, or lets it go on. What it asks is put to the client.
 
@@ -213,12 +247,12 @@ class LegacyCall:
             ChildGone: The child is being stopped, or has ended.
         """
         while self._unsaid:
-            question, line = self._unsaid.popleft()
+            question, line = self._unsaid.pop(0)
             self._saying, self._answering = True, question
             try:
                 await self._child.say(line)
             except BaseException:
-                self._unsaid.appendleft((question, line))  # whoever stops waiting has not said it
+                self._unsaid.insert(0, (question, line))  # whoever stops waiting has not said it
                 raise
             finally:
                 self._saying = False
@@ -232,7 +266,7 @@ class LegacyCall:
         Else the repetition is answered: with the child's answer, or with what is still unanswered.
         """
         self._stop_timer()
-        self.request = without_bytes(request)
+        self.request = kept(request)
         self._exchange = exchange
         exchange.on_abandoned = self.abandon
         brought = (request.input_responses or {}).items()
@@ -249,7 +283,7 @@ class LegacyCall:
             self._ask()
             return False
         self._unsaid.extend(answers)
-        self._state = _State.WAITING
+        self._state = _WAITING
         self._child.parking.discard(self)
         return True
 
@@ -261,13 +295,14 @@ class LegacyCall:
 
     def _run(self) -> None:
         """Note that the child has heard enough to work on it, unless it is over meanwhile."""
-        if self._state is _State.WAITING:
-            self._state = _State.RUNNING
+        if self._state is _WAITING:
+            self._state = _RUNNING
             self._ask_soon()
 
     def _ask_soon(self) -> None:
-        if self._pending and self._state is _State.RUNNING and self._timer is None:
-            self._timer = self._loop.call_later(self._child.settings.question_window, self._ask)
+        if self._pending and self._state is _RUNNING and self._timer is None:
+            window = self._child.settings.question_window
+            self._timer = asyncio.get_running_loop().call_later(window, self._ask)
 
     def _ask(self) -> None:
         """Put the child's questions to the client, and park the call until it brings the answers."""
@@ -303,12 +338,14 @@ class LegacyCall:
             self.reply(error_response(self.request.id, INTERNAL_ERROR, str(exc), facts), INTERNAL_ERROR)
             return
         self.round += 1
-        self._state = _State.PARKED
+        self._state = _PARKED
         questions = {key: input_request(question) for key, question in self.open.items()}
         result = input_required(questions, self._child.parking.state_of(self), self._child.server_info)
         self.reply(result_response(self.request.id, result), None)
-        self.request = replace(self.request, log_level=None, progress_token=None)
-        self._timer = self._loop.call_later(self._child.settings.park_timeout, self._expire)
+        # The client may be long in coming back.
+        self.request = without_bytes(self.request)
+        self.request.log_level = self.request.progress_token = None
+        self._timer = asyncio.get_running_loop().call_later(self._child.settings.park_timeout, self._expire)
         self._child.leave(self)
 
     def _expire(self) -> None:
@@ -317,20 +354,22 @@ class LegacyCall:
 
     def _finish(self, response: Response) -> None:
         members = response.members
-        members["id"] = msgspec.Raw(self.request.id)
         error = object_members(members.get("error"))
+        result = object_members(members.get("result"))
         if error is not None:
             questions = url_elicitations(error)
             if questions is not None:
                 self._finish_with_pages(questions)
                 return
             members["error"] = msgspec.Raw(encode(error_for_modern(error)))
+            members["id"] = msgspec.Raw(self.request.id)
+            self.reply(encode(members), error_code(members))
+        elif result is not None:
+            filled = result_for_modern(self.request.method, result, self._child.server_info)
+            self.reply(encode_with(members, self.request.id, "result", filled), None)
         else:
-            result = object_members(members.get("result"))
-            if result is not None:
-                filled = result_for_modern(self.request.method, result, self._child.server_info)
-                members["result"] = msgspec.Raw(encode(filled))
-        self.reply(encode(members), error_code(members))
+            members["id"] = msgspec.Raw(self.request.id)
+            self.reply(encode(members), error_code(members))
         self._over()
 
     def _finish_with_pages(self, questions: list[Members]) -> None:
@@ -366,6 +405,8 @@ class LegacyCall:
         self._over()
 
     def _refuse_questions(self, reason: str, *, action: str | None = None) -> None:
+        if not (self._unsaid or self._pending or self.open):
+            return  # nearly always
         unsaid = [question for question, _ in self._unsaid if question is not None]
         for question in (*unsaid, *self._pending, *self.open.values()):
             if action is not None and question.method == ELICIT:
@@ -378,7 +419,7 @@ class LegacyCall:
         self._charge()
 
     def _over(self) -> None:
-        self._state = _State.OVER
+        self._state = _OVER
         self._unsaid.clear()
         self._pending.clear()
         self.open.clear()  # of a child that has ended, they stay here
@@ -390,6 +431,8 @@ class LegacyCall:
 
     def _charge(self) -> None:
         """Charge what is kept for a client that will come back."""
+        if not (self._pending or self.open or self._finished or self._held_bytes):
+            return  # nearly always
         held = sum(len(question.source) for question in (*self._pending, *self.open.values()))
         if self._finished is not None:
             held += sum(map(len, self._finished.members.values()))

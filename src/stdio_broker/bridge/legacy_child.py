@@ -238,6 +238,20 @@ class LegacyChild(SharedChild):
             await self._go_on(call)
         return exchange
 
+    def _begin_nowait(self, request: ModernRequest) -> SharedExchange | None:
+        if request.log_level is not None or request.method.startswith("tasks/") or self.agreement is None:
+            return None
+        exchange = self.new_exchange()
+        call = LegacyCall(self, request, exchange)
+        child_id = self.open(call)
+        line = request_line(request, child_id, self.agreement.revision)
+        if call.may_ask and not self.turns.enter(call):
+            call.prepare(child_id, line)
+        else:
+            self._channel.try_send(line)
+            call.begin(child_id)
+        return exchange
+
     async def _resume(self, call: LegacyCall, request: ModernRequest) -> SharedExchange:
         exchange = self.new_exchange()
         if call.resume(request, exchange) and self.turns.enter_again(call, at_once=not call.must_wait):

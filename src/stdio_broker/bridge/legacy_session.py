@@ -8,6 +8,7 @@ Source: protocol matrix, sections 5 and 13.9; MCP 2025-11-25; MCP 2026-07-28, ba
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 
@@ -35,6 +36,7 @@ from ..protocol.jsonrpc import (
     encode,
     error_response,
     object_members,
+    params_of,
     result_response,
     string_member,
 )
@@ -69,6 +71,11 @@ POLL_INTERVALS = (0.05, 0.25)
 #: What the modern revision has and no older one: no legacy server answers them.
 _MODERN_METHODS = frozenset({DISCOVER, LISTEN})
 
+_WATCHING_METHODS = frozenset({"resources/subscribe", "resources/unsubscribe"})
+
+#: Why a child is told to give a call up.
+_NOBODY_WAITS = "the client waits for this no more"
+
 
 class LegacySession(ClientSide):
     """The messages of one legacy client, over a modern child. It has the face of a `Bridge`.
@@ -76,6 +83,7 @@ class LegacySession(ClientSide):
     Args:
         client: What the client said of itself.
         acquire: Returns the child, and starts it if need be.
+        acquire_nowait: Returns the child if there is one already that can be used; None: never.
         settings: Bounds.
         spawn: Starts a task; whoever gives it waits for the task's end. All end with the session.
         budget: Bounds what its messages and others hold together; None if nothing does.
@@ -89,12 +97,14 @@ class LegacySession(ClientSide):
         settings: Settings,
         *,
         spawn: Callable[[Coroutine[None, None, None]], asyncio.Task[None]],
+        acquire_nowait: Callable[[], ModernChild | None] = lambda: None,
         budget: Budget | None = None,
         on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         self.client = client
         self._budget = budget or Budget()
         self._acquire = acquire
+        self._acquire_nowait = acquire_nowait
         self._settings = settings
         self._spawn = spawn
         self._streams = ClientStreams(
@@ -109,6 +119,7 @@ class LegacySession(ClientSide):
         self._calls: dict[Exchange, _Call] = {}
         self._by_client_id: dict[bytes, _Call] = {}
         self._log_level: str | None = None
+        self._metas: dict[str | None, msgspec.Raw] = {}  # by log level
         self._ending: BridgeBroken | None = None
 
     def statistics(self) -> BridgeStatistics:
@@ -148,6 +159,10 @@ class LegacySession(ClientSide):
         return exchange
 
     async def call(self, request: Request) -> Exchange:
+        """Do as `call_nowait`: as on a `Bridge`, which may have to wait."""
+        return self.call_nowait(request)
+
+    def call_nowait(self, request: Request) -> Exchange:
         """Answer a request; the answer, and what comes before, arrive on the exchange.
 
         Whoever reads the exchange must `release` it.
@@ -166,11 +181,16 @@ class LegacySession(ClientSide):
         if request.method == "ping":
             self._streams.answer(exchange, result_response(request.id, {}))
             return exchange
+        if request.method == "logging/setLevel":
+            # At once: it counts for all calls that come after it.
+            self._streams.answer(exchange, self._set_log_level(request))
+            return exchange
         # Kept until the answer: it is repeated with the answers to the child's questions.
         self._budget.add(len(request.source))
         call = _Call(request, exchange)
         self._calls[exchange] = self._by_client_id[request.id] = call
-        call.task = self._spawn(self._serve(call))
+        if not self._begin(call):
+            call.task = self._spawn(self._serve(call))
         return exchange
 
     async def notify(self, notification: Notification) -> None:
@@ -212,9 +232,44 @@ class LegacySession(ClientSide):
 
     # One call.
 
-    async def _serve(self, call: "_Call") -> None:
+    def _begin(self, call: "_Call") -> bool:
+        """Send a call to the child, if that needs no waiting. It has no task until something does."""
+        if _is_special(call.request.method):
+            return False
+        child = self._acquire_nowait()
+        if child is None or not child.ready:
+            return False
+        self._watching.look_at(child)
+        call.child = child
+        call.child_id = child.open(_Round(self._streams, call, functools.partial(self._take_first, call)))
+        params = self._modern_params(child, call)
+        child.send_nowait(call.child_id, call.request.members, _with_token(params, call, call.child_id))
+        call.sent = True
+        return True
+
+    def _take_first(self, call: "_Call", outcome: Response | BridgeBroken) -> None:
+        """Take what the child says to a call without a task. Nearly always that is the last word."""
+        if isinstance(outcome, BridgeBroken):
+            self._finish(call, child_ended(call.request.id, outcome))
+            return
+        answer = _last_word(call.request, outcome)
+        if answer is not None:
+            self._finish(call, answer)
+        else:
+            call.task = self._spawn(self._serve(call, outcome))
+
+    async def _serve(self, call: "_Call", first: Response | None = None) -> None:
+        """See a call through.
+
+        Args:
+            call: Which.
+            first: What its child has answered, if it was sent already.
+        """
         try:
-            answer = await self._answer_to(call)
+            if call.child is not None and first is not None:
+                answer = await self._converse(call.child, call, first)
+            else:
+                answer = await self._answer_to(call)
         except (BrokerError, Refused, ChildEnded) as exc:
             answer = _error_answer(call.request.id, exc)
         except Exception:  # a call's entry point: a mistake of ours must not end the others
@@ -224,11 +279,9 @@ class LegacySession(ClientSide):
 
     async def _answer_to(self, call: "_Call") -> bytes:
         request = call.request
-        if request.method == "logging/setLevel":
-            return self._set_log_level(request)
-        if request.method in {"resources/subscribe", "resources/unsubscribe"}:
+        if request.method in _WATCHING_METHODS:
             return await self._subscribe(request)
-        if request.method.startswith("tasks/") or request.method in _MODERN_METHODS:
+        if _is_special(request.method):
             text = f"the server has no method {request.method[:80]!r} in this revision"
             return error_response(request.id, METHOD_NOT_FOUND, text)
         child = await self._child()
@@ -264,19 +317,14 @@ class LegacySession(ClientSide):
             await self._watching.unsubscribe(uri)
         return result_response(request.id, {})
 
-    async def _converse(self, child: ModernChild, call: "_Call") -> bytes:
-        """Send the request as often as the child has questions."""
+    async def _converse(self, child: ModernChild, call: "_Call", first: Response | None = None) -> bytes:
+        """Send the request as often as the child has questions; once less if it has answered it already."""
         params = self._modern_params(child, call)
         asked, polled = 0, 0.0
-        while True:
-            response = await self._ask_child(child, call, params)
-            result = object_members(response.members.get("result"))
-            if result is None:
-                response.members["id"] = msgspec.Raw(call.request.id)
-                return encode(response.members)
+        response = first or await self._ask_child(child, call, params)
+        while (answer := _last_word(call.request, response)) is None:
+            result = object_members(response.members["result"]) or {}
             kind = result_kind(result)
-            if kind == COMPLETE:
-                return result_response(call.request.id, result_for_legacy(call.request.method, result))
             if kind != INPUT_REQUIRED:
                 text = f"the server's answer is of a kind that this revision does not know: {kind[:80]!r}"
                 raise Refused(text, "unknown kind of result")
@@ -291,36 +339,43 @@ class LegacySession(ClientSide):
             else:
                 polled += await _pause_after(polled)
             params = retry_params(params, responses, round_.state)
+            response = await self._ask_child(child, call, params)
+        return answer
 
     def _modern_params(self, child: ModernChild, call: "_Call") -> Members:
         """Return params with what the client said in `initialize`, which a modern request says itself."""
-        params = object_members(call.request.members.get("params")) or {}
-        theirs = object_members(params.get("_meta")) or {}
+        params = dict(params_of(call.request) or {})
+        # Before the client says from which level on it wants logs, a server may choose.
+        call.log_level = self._log_level or ("info" if child.logs else None)
+        if "_meta" not in params:
+            params["_meta"] = self._meta(call.log_level)
+            return params
+        theirs = object_members(params["_meta"]) or {}
         call.token = theirs.get("progressToken")
-        call.log_level = self._log_level_at(child)
         kept = {name: value for name, value in theirs.items() if not name.startswith(RESERVED_PREFIX)}
-        return {**params, "_meta": msgspec.Raw(encode({**kept, **self.client.meta(call.log_level)}))}
+        params["_meta"] = msgspec.Raw(encode({**kept, **self.client.meta(call.log_level)}))
+        return params
 
-    def _log_level_at(self, child: ModernChild) -> str | None:
-        """Return from which level on logs are wanted; before the client says so, a server may choose."""
-        declared = {} if child.discovery is None else object_members(child.discovery.capabilities) or {}
-        return self._log_level or ("info" if "logging" in declared else None)
+    def _meta(self, log_level: str | None) -> msgspec.Raw:
+        """Return the `_meta` of a request in which the client has none."""
+        meta = self._metas.get(log_level)
+        if meta is None:
+            meta = self._metas[log_level] = msgspec.Raw(encode(self.client.meta(log_level)))
+        return meta
 
     async def _ask_child(self, child: ModernChild, call: "_Call", params: Members) -> Response:
         if child.ending is not None:
             raise ChildEnded(child.ending)
         child.check_usable()
-        round_ = _Round(self._streams, call)
-        child_id = child.open(round_)
-        if call.token is not None:
-            params = with_meta(params, {"progressToken": msgspec.Raw(child_id)})
+        answered: asyncio.Future[Response | BridgeBroken] = asyncio.get_running_loop().create_future()
+        child_id = child.open(_Round(self._streams, call, functools.partial(_settle, answered)))
         try:
-            await child.send(child_id, {**call.request.members, "params": msgspec.Raw(encode(params))})
+            await child.send(child_id, call.request.members, _with_token(params, call, child_id))
             call.sent = True
-            outcome = await round_.outcome
+            outcome = await answered
         finally:
             # If it is answered this does nothing; if not, nobody waits any more.
-            child.cancel(child_id, "the client waits for this no more")
+            child.cancel(child_id, _NOBODY_WAITS)
         if isinstance(outcome, BridgeBroken):
             raise ChildEnded(outcome)
         return outcome
@@ -333,8 +388,11 @@ class LegacySession(ClientSide):
             self._end(call, slow_client(call.request.id))
 
     def _end(self, call: "_Call", answer: bytes) -> None:
-        """Answer a call ourselves; its task cancels it at the child."""
-        call.task.cancel()
+        """Answer a call ourselves, and cancel it at the child; if it has a task, that does so."""
+        if call.task is not None:
+            call.task.cancel()
+        elif call.child is not None:
+            call.child.cancel(call.child_id, _NOBODY_WAITS)
         self._finish(call, answer)
 
     def _finish(self, call: "_Call", answer: bytes) -> None:
@@ -355,16 +413,22 @@ class _Call:
     """One request of the client.
 
     Attributes:
+        task: Sees it through, if that takes one.
+        child: Who was asked without a task.
+        child_id: What it knows the call by, then.
         token: What the client wants to be told of progress under, or None.
         log_level: From which level on log messages are wanted for it, or None.
         sent: Whether a child may have acted on it.
     """
 
-    task: asyncio.Task[None]
+    __slots__ = ("child", "child_id", "exchange", "log_level", "request", "sent", "task", "token")
 
     def __init__(self, request: Request, exchange: Exchange) -> None:
         self.request = request
         self.exchange = exchange
+        self.task: asyncio.Task[None] | None = None
+        self.child: ModernChild | None = None
+        self.child_id = b""
         self.token: msgspec.Raw | None = None
         self.log_level: str | None = None
         self.sent = False
@@ -373,16 +437,22 @@ class _Call:
 class _Round:
     """One try of a call at the child (`Caller`).
 
-    Attributes:
-        outcome: The answer, or why there is none.
+    Args:
+        streams: Where it goes what the child says before.
+        call: Of what.
+        settle: Called with the answer, or with why there is none.
     """
+
+    __slots__ = ("_call", "_settle", "_streams")
 
     outlives = False
 
-    def __init__(self, streams: ClientStreams, call: _Call) -> None:
-        self.outcome: asyncio.Future[Response | BridgeBroken] = asyncio.get_running_loop().create_future()
+    def __init__(
+        self, streams: ClientStreams, call: _Call, settle: Callable[[Response | BridgeBroken], None]
+    ) -> None:
         self._streams = streams
         self._call = call
+        self._settle = settle
 
     @property
     def wants_logs(self) -> bool:
@@ -404,9 +474,31 @@ class _Round:
     def failed(self, ending: BridgeBroken) -> None:
         self._settle(ending)
 
-    def _settle(self, outcome: Response | BridgeBroken) -> None:
-        if not self.outcome.done():
-            self.outcome.set_result(outcome)
+
+def _settle(answered: asyncio.Future[Response | BridgeBroken], outcome: Response | BridgeBroken) -> None:
+    if not answered.done():
+        answered.set_result(outcome)
+
+
+def _with_token(params: Members, call: _Call, child_id: bytes) -> Members:
+    """Return params with a progress token of ours, if the client has one."""
+    return params if call.token is None else with_meta(params, {"progressToken": msgspec.Raw(child_id)})
+
+
+def _is_special(method: str) -> bool:
+    """Tell whether a request is not for the child, as it is."""
+    return method in _WATCHING_METHODS or method in _MODERN_METHODS or method.startswith("tasks/")
+
+
+def _last_word(request: Request, response: Response) -> bytes | None:
+    """Return a child's answer for the client; None if it is none yet, or of a kind that we do not know."""
+    result = object_members(response.members.get("result"))
+    if result is None:
+        response.members["id"] = msgspec.Raw(request.id)
+        return encode(response.members)
+    if result_kind(result) != COMPLETE:
+        return None
+    return result_response(request.id, result_for_legacy(request.method, result))
 
 
 def _error_answer(request_id: bytes, exc: Exception) -> bytes:

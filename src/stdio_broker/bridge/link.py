@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from ..errors import BridgeBroken, RemoteProtocolError
 from ..protocol.correlation import Correlation
+from ..protocol.encoding import Pieces, encode_message
 from ..protocol.handshake import error_text
 from ..protocol.journal import INITIALIZE, Entry, Journal, Likeness, unsubscription
 from ..protocol.jsonrpc import (
@@ -66,6 +67,24 @@ class Link:
         ending: How it ended; None while it can be used.
         used: Whether new requests have gone here.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_correlation",
+        "_entries",
+        "_journal",
+        "_loop",
+        "_on_noted",
+        "_outlived",
+        "_own",
+        "_quiet",
+        "_settings",
+        "_streams",
+        "channel",
+        "child",
+        "ending",
+        "used",
+    )
 
     def __init__(
         self,
@@ -123,7 +142,7 @@ class Link:
         entry = self._journal.entry(request)
         if entry is not None:
             self._entries[exchange] = entry
-        line = self._correlation.call(request, exchange)
+        line = encode_message(self._correlation.open(request, exchange), request.source)
         try:
             await self.channel.send(line)
         except BaseException:
@@ -131,6 +150,21 @@ class Link:
             self._entries.pop(exchange, None)
             self._check_quiet()
             raise
+
+    def call_nowait(self, request: Request, exchange: Exchange) -> bool:
+        """Do as `call` if that needs no waiting; False if it does, or is refused, and nothing was done."""
+        if self.ending is not None:
+            return False
+        entry = self._journal.entry(request)
+        if entry is not None:
+            self._entries[exchange] = entry
+        line = encode_message(self._correlation.open(request, exchange), request.source)
+        if self.channel.try_send(line):
+            return True
+        self._correlation.close(exchange)
+        self._entries.pop(exchange, None)
+        self._check_quiet()
+        return False
 
     async def notify(self, notification: Notification) -> None:
         """Send a notification to the child.
@@ -257,13 +291,13 @@ class Link:
     def message(self, message: Message) -> None:
         """Take a message of the child (`Receiver`)."""
         if isinstance(message, Response):
-            answered = self._correlation.answer(message)
-            if answered is None:
+            exchange = self._correlation.settle(message)
+            if exchange is None:
                 logger.debug("child.late_answer", extra={"pid": self.channel.pid})
                 return
             if self._entries:
-                self._note(answered[0], message)
-            self._end(*answered)
+                self._note(exchange, message)
+            self._end(exchange, encode_message(message.members, message.source))
             if self._quiet is not None:
                 self._check_quiet()
         elif isinstance(message, Request):
@@ -280,7 +314,7 @@ class Link:
             self._end(exchange, answer_too_long(client_id, line_bytes))
             self._check_quiet()
 
-    def _end(self, exchange: Exchange, answer: bytes) -> None:
+    def _end(self, exchange: Exchange, answer: bytes | Pieces) -> None:
         if exchange in self._own:  # no client waits for it, so none is idle because of it
             self._own.discard(exchange)
             exchange.answer(answer)

@@ -17,7 +17,6 @@ from ..protocol.jsonrpc import (
     Members,
     Notification,
     Request,
-    encode,
     object_members,
     raw,
     string_member,
@@ -28,6 +27,7 @@ from ..protocol.modern import (
     Discovery,
     ModernRequest,
     discover_request,
+    encode_with,
     modern_meta,
     probe_outcome,
     with_meta,
@@ -64,6 +64,7 @@ class ModernChild(SharedChild):
 
     Attributes:
         discovery: What it tells of itself; None until it was asked.
+        logs: Whether it says there that it sends log messages.
         orphans: Streams of changes that its end left open, for a child that replaces it.
     """
 
@@ -78,6 +79,7 @@ class ModernChild(SharedChild):
     ) -> None:
         super().__init__(child, settings, budget=budget, on_idle=on_idle)
         self.discovery: Discovery | None = None
+        self.logs = False
         self.orphans: list[Listener] = []
         self._owner = owner
         self._client_info = msgspec.Raw(b"{}")
@@ -91,8 +93,9 @@ class ModernChild(SharedChild):
     @property
     def busy(self) -> bool:
         """Whether the child owes anybody anything: an answer, or the end of a task."""
-        until = next(reversed(self._unfinished.values()), 0.0)
-        return super().busy or self._loop.time() < until
+        if self._callers or not self._unfinished:
+            return bool(self._callers)
+        return self._loop.time() < next(reversed(self._unfinished.values()))
 
     @property
     def owed(self) -> int:
@@ -139,6 +142,7 @@ class ModernChild(SharedChild):
         if isinstance(outcome, Discovery):
             self.discovery = outcome
             self.server_info = outcome.server_info
+            self.logs = "logging" in (object_members(outcome.capabilities) or {})
         self._client_info = raw({"name": client_name, "version": client_version})
         return outcome
 
@@ -167,6 +171,11 @@ class ModernChild(SharedChild):
             )
         return await self._start(Listener(self, request, self.new_exchange()), request, params)
 
+    def _begin_nowait(self, request: ModernRequest) -> SharedExchange | None:
+        relay = Relay(self, request, self.new_exchange())
+        self._channel.try_send(self._line(relay, request, request.params))
+        return relay.exchange
+
     async def adopt(self, listener: Listener) -> None:
         """Go on with a stream of changes that another child has left open.
 
@@ -189,13 +198,23 @@ class ModernChild(SharedChild):
         return [caller for caller in self._callers.values() if isinstance(caller, Listener)]
 
     async def _start(self, relay: Relay, request: ModernRequest, params: Members) -> SharedExchange:
-        child_id = self.open(relay)
-        relay.child_id = child_id
+        line = self._line(relay, request, params)
+        try:
+            await self._channel.send(line)
+        except BaseException:
+            self.close(relay.child_id)
+            raise
+        return relay.exchange
+
+    def _line(self, relay: Relay, request: ModernRequest, params: Members) -> bytes:
+        """Open a request, and return it as the child reads it.
+
+        What was read is what is sent: the parse, so that a member that stands twice cannot mean two things.
+        """
+        child_id = relay.child_id = self.open(relay)
         if request.progress_token is not None:
             params = with_meta(params, {"progressToken": msgspec.Raw(child_id)})
-        # What was read is what is sent: the parse, so that a member that stands twice cannot mean two things.
-        await self.send(child_id, {**request.members, "params": msgspec.Raw(encode(params))})
-        return relay.exchange
+        return encode_with(request.members, child_id, "params", params)
 
     def _asked(self, request: Request) -> None:
         # It must not ask in this era, and may not be answered.

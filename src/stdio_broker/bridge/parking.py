@@ -6,6 +6,7 @@ Source: MCP 2026-07-28, basic/patterns/mrtr, "Server Requirements"; protocol mat
 """
 
 import asyncio
+import secrets
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,7 @@ class Parking:
         Raises:
             LimitReached: Too many calls of the owner wait already.
         """
+        call.name = call.name or secrets.token_urlsafe(12)
         if call.name in self._calls:
             return
         if self._owner.parked >= self._settings.max_parked:
@@ -63,7 +65,7 @@ class Parking:
 
     def discard(self, call: "LegacyCall") -> None:
         """Keep it no more."""
-        if self._calls.pop(call.name, None) is not None:
+        if call.name and self._calls.pop(call.name, None) is not None:
             self._owner.parked -= 1
 
     def state_of(self, call: "LegacyCall") -> str:

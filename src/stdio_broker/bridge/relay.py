@@ -26,12 +26,13 @@ from ..protocol.modern import (
     LISTEN,
     MAY_ASK,
     ModernRequest,
+    encode_with,
     string_elements,
 )
 from ..protocol.revisions import offered
 from ..protocol.to_modern import fill_result
 from .messages import changes, child_ended, listened_for, slow_client, state_too_long
-from .modern_request import without_bytes
+from .modern_request import kept
 from .seal import MAX_STATE_CHARS, digest
 from .shared_child import SharedExchange, error_code
 
@@ -58,14 +59,18 @@ class Relay:
         exchange: Where the answer goes.
     """
 
+    __slots__ = ("_digest", "_task_id", "child", "child_id", "exchange", "request")
+
     outlives = False
 
     def __init__(self, child: "ModernChild", request: ModernRequest, exchange: SharedExchange) -> None:
         self.child = child
         self.child_id = b""
-        self.request = without_bytes(request)
-        self._digest = digest(request) if request.method in MAY_ASK else b""
-        self._task_id = string_member(request.params, "taskId")
+        self.request = kept(request)
+        # Of what is kept whole it can be had when it is needed, and nearly no call needs it.
+        self._digest = b"" if self.request is request or request.method not in MAY_ASK else digest(request)
+        of_task = request.method.startswith("tasks/")
+        self._task_id = string_member(request.params, "taskId") if of_task else None
         self.exchange = exchange
         exchange.on_abandoned = self.abandon
 
@@ -101,33 +106,38 @@ class Relay:
 
     def answered(self, response: Response) -> None:
         """Pass on the answer, with what our revision asks for and a sloppy server leaves out."""
-        members = {**response.members, "id": msgspec.Raw(self.request.id)}
+        members = response.members
+        code = error_code(members) if "error" in members else None
         result = object_members(members.get("result"))
-        if result is not None:
-            state = self._sealed(result)
-            if state is not None and len(state) > MAX_STATE_CHARS:
-                self.answer(state_too_long(self.request.id, len(state)), INTERNAL_ERROR)
-                return
-            if state is not None:
-                result["requestState"] = raw(state)
-            members["result"] = msgspec.Raw(encode(self.finish(result)))
-        self.answer(encode(members), error_code(members))
+        if result is None:
+            self.answer(encode({**members, "id": msgspec.Raw(self.request.id)}), code)
+            return
+        state = self._sealed(result) if "requestState" in result else None
+        if state is not None and len(state) > MAX_STATE_CHARS:
+            self.answer(state_too_long(self.request.id, len(state)), INTERNAL_ERROR)
+            return
+        if state is not None:
+            result["requestState"] = raw(state)
+        self.answer(encode_with(members, self.request.id, "result", self.finish(result)), code)
 
     def _sealed(self, result: Members) -> str | None:
         """Return what the client gets instead of the server's own state; None if there is none."""
         state = string_member(result, "requestState")
         asks = self.request.method in MAY_ASK and string_member(result, "resultType") == INPUT_REQUIRED
-        return self.child.seal(self._digest, state) if asks and state is not None else None
+        if not asks or state is None:
+            return None
+        return self.child.seal(self._digest or digest(self.request), state)
 
     def finish(self, result: Members) -> Members:
         """Return a result as the client gets it."""
-        self.child.note_task(self.request.method, self._task_id, result)
+        if self._task_id is not None or "taskId" in result:
+            self.child.note_task(self.request.method, self._task_id, result)
         if self.request.method == DISCOVER:
             versions = string_elements(result.get("supportedVersions")) or ()
             # What the child speaks beyond that, this endpoint would refuse.
             if len(offered(versions)) != len(versions):
                 result["supportedVersions"] = raw(offered(versions))
-        if self.child.private and string_member(result, "cacheScope") == "public":
+        if "cacheScope" in result and self.child.private and string_member(result, "cacheScope") == "public":
             # A server on stdio does not know that others have another one.
             result["cacheScope"] = raw("private")
         return fill_result(self.request.method, result, self.child.server_info)
@@ -151,6 +161,8 @@ class Listener(Relay):
     Raises:
         LocalProtocolError: The request does not say what to listen for, or is too long to be kept.
     """
+
+    __slots__ = ("_acknowledged", "_begun", "_filter", "_wanted", "whole")
 
     outlives = True
 

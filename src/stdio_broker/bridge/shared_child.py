@@ -25,7 +25,7 @@ from ..protocol.jsonrpc import (
     object_members,
     parse_line,
 )
-from ..protocol.modern import ModernRequest
+from ..protocol.modern import DISCOVER, LISTEN, ModernRequest, encode_with
 from ..supervisor import Child
 from .budget import Budget
 from .channel import Channel
@@ -39,6 +39,9 @@ __all__ = ["Caller", "SharedChild", "SharedExchange", "error_code"]
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+#: Methods of which each era has its own way.
+_RARE = frozenset({DISCOVER, LISTEN, "tasks/get", "tasks/update", "tasks/cancel"})
 
 _numbers = itertools.count(1)
 
@@ -60,14 +63,24 @@ class SharedExchange(Exchange):
         self.error_code: int | None = None
         self.on_abandoned: Callable[[], None] | None = None
 
+    @property
+    def budget(self) -> Budget:
+        """What its messages are charged to."""
+        return self._budget
+
     def release(self) -> None:
         """Say that nobody reads it any more. Before the answer that means: cancel the request.
 
         Source: MCP 2026-07-28, basic/transports/streamable-http, "Cancellation".
         """
+        # Who waits here knows its exchange, and a cycle would be left to the garbage collector.
+        on_abandoned, self.on_abandoned = self.on_abandoned, None
+        if self.complete:
+            self.attached = False  # the hot path: nothing waits
+            return
         self.detach()
-        if not self.answered and self.on_abandoned is not None:
-            self.on_abandoned()
+        if not self.answered and on_abandoned is not None:
+            on_abandoned()
 
 
 class Caller(Protocol):
@@ -211,18 +224,47 @@ class SharedChild(abc.ABC):
         if self.close(child_id):
             self._channel.send_nowait(cancellation(child_id, reason))
 
-    async def send(self, child_id: bytes, members: Members) -> None:
+    async def send(self, child_id: bytes, members: Members, params: Members | None = None) -> None:
         """Send a request that was opened; forget it if that fails.
+
+        Args:
+            child_id: What it was opened as.
+            members: Of the request.
+            params: In place of those that are in there; None leaves them.
 
         Raises:
             ChildGone: The child is being stopped, or has ended.
         """
-        members["id"] = msgspec.Raw(child_id)
         try:
-            await self._channel.send(encode(members))
+            await self._channel.send(_request_line(child_id, members, params))
         except BaseException:
             self.close(child_id)
             raise
+
+    def call_nowait(
+        self, request: ModernRequest, fields: Sequence[tuple[bytes, bytes]]
+    ) -> SharedExchange | None:
+        """Do as `check_headers` and `call` if that needs no waiting; None if it does, or is refused.
+
+        Whoever reads the exchange must `release` it; without an answer on it that cancels the request.
+
+        Args:
+            request: One without a state.
+            fields: All header fields of its POST.
+
+        Raises:
+            LimitReached: Too many calls are in flight, or messages hold all the bytes that they may.
+        """
+        if self.ending is not None or request.method in _RARE or not self._channel.ready:
+            return None
+        if request.method == "tools/call" and not self._tool_headers.passes(request, fields):
+            return None
+        self.check_usable()
+        return self._begin_nowait(request)
+
+    @abc.abstractmethod
+    def _begin_nowait(self, request: ModernRequest) -> SharedExchange | None:
+        """Send a request that was let through, to a child that takes it at once; None if that needs more."""
 
     async def query(self, method: str, params: Members | None = None) -> Response:
         """Ask the child something ourselves. Bound the wait: it may never answer.
@@ -240,6 +282,16 @@ class SharedChild(abc.ABC):
             return await query.answer
         finally:
             self.close(child_id)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes a request at once."""
+        full = len(self._callers) >= self._settings.max_calls
+        return self.ending is None and not full and self._channel.ready
+
+    def send_nowait(self, child_id: bytes, members: Members, params: Members) -> None:
+        """Do as `send`, where the child is `ready`."""
+        self._channel.try_send(_request_line(child_id, members, params))
 
     def new_exchange(self) -> SharedExchange:
         """Return a stream for a modern request.
@@ -368,6 +420,12 @@ class _Query:
     def failed(self, ending: BridgeBroken) -> None:
         if not self.answer.done():
             self.answer.set_exception(ending.again())
+
+
+def _request_line(child_id: bytes, members: Members, params: Members | None) -> bytes:
+    if params is not None:
+        return encode_with(members, child_id, "params", params)
+    return encode({**members, "id": msgspec.Raw(child_id)})
 
 
 def error_code(members: Members) -> int | None:

@@ -9,10 +9,14 @@ the stream is dropped, whatever came before.
 """
 
 import asyncio
+import functools
 from collections import deque
+from collections.abc import Callable
 
+from ..protocol.encoding import Pieces
 from .budget import Budget
 from .events import EventLog, EventsLost, StreamLog
+from .nothing import NOTHING
 
 __all__ = ["Exchange", "MessageStream", "StreamEnded"]
 
@@ -67,10 +71,10 @@ class MessageStream:
         budget: Budget | None = None,
     ) -> None:
         self._loop = loop
-        self._budget = budget or Budget()
+        self._budget = Budget() if budget is None else budget
         self._events = events
         self._max_bytes = max_bytes
-        self._messages: deque[bytes] = deque()
+        self._messages: deque[bytes] = NOTHING
         self._size = 0
         self._ended = False
         self._waiter: asyncio.Future[None] | None = None
@@ -129,7 +133,7 @@ class MessageStream:
         """Say that the client is gone; return what it has not taken."""
         self.attached = False
         rest = list(self._messages)
-        self._messages.clear()
+        self._messages = NOTHING
         self._budget.remove(self._size)
         self._size = 0
         return rest
@@ -200,7 +204,16 @@ class MessageStream:
                 if self._ended:
                     raise StreamEnded
                 return None
+        return self._next()
+
+    def receive_nowait(self) -> bytes | None:
+        """Return the next message if there is one."""
+        return self._next() if self._messages else None
+
+    def _next(self) -> bytes:
         message = self._messages.popleft()
+        if not self._messages:
+            self._messages = NOTHING
         size = len(message) + MESSAGE_OVERHEAD_BYTES
         self._size -= size
         self._budget.remove(size)
@@ -208,6 +221,8 @@ class MessageStream:
 
     def _add(self, message: bytes) -> None:
         size = len(message) + MESSAGE_OVERHEAD_BYTES
+        if not self._messages:
+            self._messages = deque()
         self._messages.append(message)
         self._size += size
         self._budget.add(size)
@@ -232,7 +247,7 @@ class Exchange(MessageStream):
         answered: Whether the answer is here (it may still wait to be read).
     """
 
-    __slots__ = ("_call", "answered")
+    __slots__ = ("_call", "_on_first", "answered")
 
     def __init__(
         self,
@@ -243,9 +258,19 @@ class Exchange(MessageStream):
         budget: Budget | None = None,
         call: "Exchange | None" = None,
     ) -> None:
-        super().__init__(loop, max_bytes=max_bytes, events=events, budget=budget)
+        # As in `MessageStream`, whose `__init__` would cost every call a third as much as all of this.
+        self._loop = loop
+        self._budget = Budget() if budget is None else budget
+        self._events = events
+        self._max_bytes = max_bytes
+        self._messages = NOTHING
+        self._size = 0
+        self._ended = self.cut = False
+        self._waiter = self._seen = self.log = None
+        self.attached = True
         self._call = call  # None, not itself: a cycle would leave every call to the garbage collector
         self.answered = False
+        self._on_first: Callable[[bytes | Pieces | None], None] | None = None
 
     @property
     def call(self) -> "Exchange":
@@ -265,12 +290,47 @@ class Exchange(MessageStream):
         self.end()
         return successor
 
-    def answer(self, message: bytes) -> None:
+    def answer(self, message: bytes | Pieces) -> None:
         """Add the last message, whatever its size and the budget, and end."""
-        self.answered = True
-        if self.attached:
-            self._add(message)
-        self._ended = True
+        self.answered = self._ended = True
+        if self._on_first is not None:
+            on_first, self._on_first = self._on_first, None
+            on_first(message)
+        elif self.attached:
+            self._add(bytes(message))
+
+    def when_first(self, callback: Callable[[bytes | Pieces | None], None]) -> None:
+        """Have a callback called once, in place of a first `receive`: no task has to be woken for it.
+
+        Args:
+            callback: Gets the answer if that is the first thing that comes, which it is for nearly every
+                call; None if something else is there to be read.
+        """
+        if not self._messages and not self._ended:
+            self._on_first = callback
+        elif self.answered and len(self._messages) == 1:
+            callback(self._next())
+        else:
+            callback(None)
+
+    async def first(self, timeout: float) -> bytes | Pieces | None:  # noqa: ASYNC109 - as `receive`
+        """Return the answer if it is the first thing that comes; None if something else does, or nothing.
+
+        Args:
+            timeout: Seconds to wait for it.
+        """
+        waiter: asyncio.Future[bytes | Pieces | None] = self._loop.create_future()
+        timer = self._loop.call_later(timeout, _settle, waiter, None)
+        self.when_first(functools.partial(_settle, waiter))
+        try:
+            return await waiter
+        finally:
+            timer.cancel()
+            self.read_first()
+
+    def read_first(self) -> None:
+        """Take that back: the first message is received as any other."""
+        self._on_first = None
 
     async def wait_answered(self) -> bytes:
         """Wait for the answer and return it; it stays on the stream, for the reader."""
@@ -286,3 +346,15 @@ class Exchange(MessageStream):
     def complete(self) -> bool:
         """Whether the message that was received last was the answer."""
         return self.answered and not self._messages
+
+    def _wake(self) -> None:
+        if self._on_first is not None:
+            on_first, self._on_first = self._on_first, None
+            on_first(None)
+        else:
+            super()._wake()
+
+
+def _settle(waiter: "asyncio.Future[bytes | Pieces | None]", answer: bytes | Pieces | None) -> None:
+    if not waiter.done():
+        waiter.set_result(answer)

@@ -63,6 +63,8 @@ class Turns(Generic[Work]):
     def leave(self, work: Work) -> None:
         """Note that something does not run or wait (any more), and let the next one have its turn."""
         self._running.discard(work)
+        if not self._begun and not self._new:
+            return  # nobody waits
         self._stop_waiting(work)
         if not self._running:
             following = next(iter(self._begun or self._new), None)

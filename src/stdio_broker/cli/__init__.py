@@ -23,7 +23,7 @@ from ..supervisor import Config as ChildConfig
 from ..supervisor import drop_inherited_ignores, forbid_dumps, raise_descriptor_limit
 from ..telemetry import LogFormat, LogLevel, configure_logging, printable
 from .check import check_command
-from .common import fail, log_options, loop_factory
+from .common import fail, log_options, loop_factory, spare_pauses
 from .configuration import config_group, import_command
 from .explaining import explain_probe
 from .keys import key_commands
@@ -249,6 +249,7 @@ def _announce(ready: Ready, configuration: Configuration, *, show_hints: bool) -
         click.echo(hints, err=True)
     if sys.stdout is not None:  # it was closed before we began
         sys.stdout.flush()
+    spare_pauses()
 
 
 _INITIALIZE = (

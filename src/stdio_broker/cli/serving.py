@@ -13,7 +13,7 @@ from ..config import Configuration
 from ..errors import BrokerError, ConfigError
 from ..supervisor import drop_inherited_ignores, forbid_dumps, raise_descriptor_limit
 from ..telemetry import LogFormat, LogLevel, configure_logging
-from .common import config_option, fail, log_options, loop_factory
+from .common import config_option, fail, log_options, loop_factory, spare_pauses
 
 __all__ = ["serve_command"]
 
@@ -67,3 +67,4 @@ def _announce(ready: Ready, configuration: Configuration) -> None:
     click.echo(f"stdio-broker: ready at {ready.url}, serving {paths}")
     if sys.stdout is not None:  # it was closed before we began
         sys.stdout.flush()
+    spare_pauses()

@@ -1,4 +1,4 @@
-"""The ASGI application: which path is served by what.
+"""The application: which path is served by what.
 
 Each server has an endpoint of its own; they come and go while requests are served. What is not there
 looks to somebody who may not use everything like what may not be used.
@@ -11,7 +11,6 @@ from ..auth import Authenticator
 from ..errors import BrokerError, Forbidden
 from ..protocol.jsonrpc import INVALID_REQUEST, error_response
 from ..sessions import SessionManager
-from .asgi import AsgiRequest, Receive, Scope, Send
 from .cors import allow_page, answer_preflight, is_preflight
 from .endpoint import McpEndpoint
 from .faults import JSON
@@ -93,25 +92,22 @@ class App:
             for served in mounted.sse.paths:
                 del self._sse[served]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request (ASGI 3)."""
-        request = AsgiRequest(scope, receive, send, write_timeout=self._settings.write_timeout)
+    def __call__(self, request: HttpRequest) -> None:
+        """Answer one request (`Application`)."""
         mounted = self._endpoints.get(request.path)
         if mounted is not None:
-            await mounted.endpoint.serve(request)
+            mounted.endpoint.serve(request)
         elif (sse := self._sse.get(request.path)) is not None:
-            await sse.serve(request, scope.get("query_string", b""))
+            request.go_on(sse.serve(request))
         elif request.path == "/healthz":
-            await request.answer(200, (TEXT,), b"ok\n")
+            request.answer(200, (TEXT,), b"ok\n")
         elif request.path == "/readyz":
             readiness = self.readiness()
             # A probe may ask by any name; a page whose name was made to point at us hears of no server.
             ours = host_of(request.header(b"host")) in self._settings.allowed_hosts
-            await request.answer(
-                200 if readiness.ready else 503, (TEXT,), readiness.text(reasons=ours).encode()
-            )
+            request.answer(200 if readiness.ready else 503, (TEXT,), readiness.text(reasons=ours).encode())
         else:
-            await self._nothing(request)
+            request.go_on(self._nothing(request))
 
     def readiness(self) -> Readiness:
         """Return whether new sessions could be opened, and of which servers not."""
@@ -124,14 +120,14 @@ class App:
             check_origin(request, self._settings.allowed_hosts, self._settings.allowed_origins)
             allow_page(request)
             if is_preflight(request):
-                await answer_preflight(request)
+                answer_preflight(request)
                 return
             paths = await self._usable_paths(request)
         except (BrokerError, Refused) as exc:
-            await answer_fault(request, exc, None)
+            answer_fault(request, exc, None)
             return
         message = f"nothing is served here; the MCP endpoints are: {', '.join(paths) or 'none now'}"
-        await request.answer(404, (JSON,), error_response(None, INVALID_REQUEST, message))
+        request.answer(404, (JSON,), error_response(None, INVALID_REQUEST, message))
 
     async def _usable_paths(self, request: HttpRequest) -> list[str]:
         """Return the paths of all endpoints that somebody may use who asks for what is not there.

@@ -47,9 +47,9 @@ def is_preflight(request: HttpRequest) -> bool:
     )
 
 
-async def answer_preflight(request: HttpRequest) -> None:
+def answer_preflight(request: HttpRequest) -> None:
     """Say what a page may send."""
-    await request.answer(
+    request.answer(
         204,
         (
             (b"access-control-allow-methods", _METHODS),

@@ -13,29 +13,34 @@ Source: MCP 2025-11-25, basic/transports, "Streamable HTTP".
 import contextlib
 from collections.abc import Coroutine
 
-from ..bridge import EventsLost, Exchange, MessageStream
+from ..bridge import EventsLost, Exchange, MessageStream, in_turns
 from ..errors import (
     BrokerError,
     LocalProtocolError,
 )
-from ..protocol.inbound import era_of
+from ..protocol.decoding import SMALL_BYTES
+from ..protocol.inbound import era_of, names_version
 from ..protocol.jsonrpc import (
     INVALID_REQUEST,
     Message,
     Request,
     parse_body,
+    parse_body_in_steps,
 )
 from ..protocol.revisions import MODERN_VERSION, REVISIONS, Era
-from ..sessions import Opened, Principal, Session, SessionBridge, SessionManager
+from ..sessions import Principal, Session, SessionBridge, SessionManager
+from . import passing
 from .batches import check_batch
 from .cors import allow_page, answer_preflight, is_preflight
 from .gate import Gate
 from .guards import Refused, check_accept, check_content_type, check_host, check_origin
 from .modern import ModernEndpoint, unsupported_version
-from .passing import call, tell
+from .patience import Patience
+from .presence import WhileThere
 from .reports import answer_fault
 from .settings import Settings
-from .streaming import answer_exchange, stream_exchanges, stream_messages, unless_gone
+from .silent_call import SessionCall, knows_priming
+from .streaming import answer_exchange, stream_exchanges, stream_messages
 from .wire import Headers, HttpRequest, PayloadTooLarge, PeerGone
 
 __all__ = ["McpEndpoint"]
@@ -67,43 +72,128 @@ class McpEndpoint:
         self._gate = gate
         self._sessions = sessions
         self._settings = settings
-        self._modern = ModernEndpoint(sessions.leases, settings)
+        self._patience = Patience(settings.keep_alive_interval)
+        self._modern = ModernEndpoint(sessions.leases, sessions.quotas, settings, self._patience)
 
-    async def serve(self, request: HttpRequest) -> None:
-        """Answer one request, whatever is wrong with it."""
-        request_id: bytes | None = None
+    def serve(self, request: HttpRequest) -> None:
+        """Answer one request, whatever is wrong with it.
+
+        A call of somebody known, in a session with a living child, is passed on here and now, and its answer
+        is written when it comes: no task is made for it. Everything else is done in one.
+        """
+        message, principal = None, None
+        body = request.whole_body
+        if body is not None and request.head.method == "POST" and len(body) <= self._settings.max_body_bytes:
+            principal = self._gate.recognise(request)
+        if principal is None or body is None:
+            request.go_on(self._serve(request))
+            return
+        try:
+            head = request.head.known
+            if not isinstance(head, _KnownHead) or head.endpoint is not self:
+                head = self._check_head(request)
+            message = parse_body(body)
+            passed_on = self._pass_on(request, head, principal, message)
+        except (BrokerError, Refused) as exc:
+            answer_fault(request, exc, message.id if isinstance(message, Request) else None)
+            return
+        if not passed_on:
+            request.go_on(self._posted(request, message))
+
+    def _check_head(self, request: HttpRequest) -> "_KnownHead":
+        """Check what the head of a POST alone decides; keep with it what is known, if it is good."""
+        self._guard(request)
+        check_content_type(request)
+        check_accept(request, b"application/json", b"text/event-stream")
+        known = _KnownHead(self, request.header(SESSION_ID), request.header(PROTOCOL_VERSION))
+        if request.header(b"origin") is None:  # the answer to a page needs header fields, each time
+            request.head.known = known
+        return known
+
+    def _pass_on(
+        self, request: HttpRequest, head: "_KnownHead", principal: Principal, message: Message | list[Message]
+    ) -> bool:
+        """Pass on a request, if that needs no waiting; False if it does, or this is none."""
+        if not isinstance(message, Request):
+            return False
+        if (not head.is_legacy and head.session_id is None) or names_version(message):
+            return self._modern.pass_on(request, principal, message)
+        if not head.is_legacy or head.session_id is None or message.method == "initialize":
+            return False
+        if self._settings.poll_interval is not None:
+            return False
+        session = self._sessions.find(principal, head.session_id)
+        self._sessions.check_accepting()
+        self._sessions.quotas.enter(session.share)
+        exchange = None
+        try:
+            exchange = session.bridge.call_nowait(message)
+        finally:
+            if exchange is None:
+                self._sessions.quotas.leave(session.share)
+        if exchange is None:
+            return False
+        request.charge_to(session.budget)
+        request.release_body()
+        call = SessionCall(
+            request,
+            exchange,
+            self._patience,
+            session=session,
+            quotas=self._sessions.quotas,
+            settings=self._settings,
+        )
+        call.begin()
+        return True
+
+    async def _serve(self, request: HttpRequest) -> None:
+        """Answer a request that has to be waited for, or is no call."""
         try:
             self._guard(request)
             if is_preflight(request):  # a browser sends none of what it will send
-                await answer_preflight(request)
+                answer_preflight(request)
                 return
             principal = await self._gate.admit(request)
             request.charge_to(self._sessions.quotas.budget(principal))
             _check_method(request)  # not before: to strangers all paths look alike
-            if request.method == "POST":
-                check_content_type(request)
-                check_accept(request, b"application/json", b"text/event-stream")
-                message = parse_body(await request.body(self._settings.max_body_bytes))
-                await self._gate.admit(request)  # a body may take longer to come than a key is good for
-                if isinstance(message, Request):
-                    request_id = message.id
-                if self._era(request, principal, message) is Era.MODERN:
-                    posted = self._modern.serve(request, principal, message)
-                else:
-                    posted = self._post(request, principal, message)
-                # A long argument must not stay in memory until the answer: nobody but `_post` has it.
-                del message
-                await self._counted(principal, posted)
-            elif request.method == "GET":
+            if request.method == "GET":
                 check_accept(request, b"text/event-stream")
                 await self._get(request, self._session(request, principal))
-            else:
+            elif request.method == "DELETE":
                 self._sessions.end(self._session(request, principal), "the client deleted it")
-                await request.answer(200, ())
+                request.answer(200, ())
+            else:
+                check_content_type(request)
+                check_accept(request, b"application/json", b"text/event-stream")
+                await self._posted(
+                    # A long argument must not stay in memory until the answer: nobody else has it.
+                    request,
+                    await _parse(await request.body(self._settings.max_body_bytes)),
+                )
         except PeerGone:
             return
         except (BrokerError, Refused, PayloadTooLarge) as exc:
-            await answer_fault(request, exc, request_id)
+            answer_fault(request, exc, None)
+        finally:
+            request.release_body()
+
+    async def _posted(self, request: HttpRequest, message: Message | list[Message]) -> None:
+        """Answer a POST, whatever is wrong with its message."""
+        request_id = message.id if isinstance(message, Request) else None
+        try:
+            # Again: the body may have taken longer to come than a key is good for, and a task to begin.
+            principal = await self._gate.admit(request)
+            request.charge_to(self._sessions.quotas.budget(principal))
+            if self._era(request, principal, message) is Era.MODERN:
+                answering = self._modern.serve(request, principal, message)
+            else:
+                answering = self._post(request, principal, message)
+            del message  # as above
+            await self._counted(principal, answering)
+        except PeerGone:
+            return
+        except (BrokerError, Refused) as exc:
+            answer_fault(request, exc, request_id)
         finally:
             request.release_body()
 
@@ -162,17 +252,17 @@ class McpEndpoint:
         if isinstance(message, list):
             await self._batch(request, self._session(request, principal), message)
         elif not isinstance(message, Request):
-            await tell(self._sessions, self._session(request, principal), message)
-            await request.answer(202, ())
+            await passing.tell(self._sessions, self._session(request, principal), message)
+            request.answer(202, ())
         elif message.method == "initialize":
             await self._initialize(request, principal, message)
         else:
             session = self._session(request, principal)
             self._sessions.check_accepting()
-            exchange = await call(self._sessions, session, message)
+            exchange = await passing.call(self._sessions, session, message)
             del message  # see above
             request.release_body()
-            await self._answer(request, session.bridge, exchange, priming=_knows_priming(session))
+            await self._answer(request, session.bridge, exchange, priming=knows_priming(session))
 
     async def _initialize(self, request: HttpRequest, principal: Principal, message: Request) -> None:
         if request.header(SESSION_ID) is not None:
@@ -182,15 +272,14 @@ class McpEndpoint:
             )
         _check_version(request)
         # A client that gives up waiting here would never learn the id of its session.
-        opened = await unless_gone(request, self._open(request, principal, message))
+        async with WhileThere(request):
+            # Again, in the step of the loop in which the session is made: whoever is revoked later is found
+            # by it.
+            await self._gate.admit(request)
+            opened = await self._sessions.open(principal, message)
         headers = () if opened.session is None else ((SESSION_ID, opened.session.id.encode()),)
-        priming = _knows_priming(opened.session)
+        priming = knows_priming(opened.session)
         await self._answer(request, opened.bridge, opened.exchange, headers, priming=priming)
-
-    async def _open(self, request: HttpRequest, principal: Principal, message: Request) -> Opened:
-        # In the step of the loop in which the session is made: whoever is revoked later is found by it.
-        await self._gate.admit(request)
-        return await self._sessions.open(principal, message)
 
     async def _answer(
         self,
@@ -223,14 +312,14 @@ class McpEndpoint:
             exchanges = []
             for message in messages:
                 if isinstance(message, Request):
-                    exchanges.append(await call(self._sessions, session, message))
+                    exchanges.append(await passing.call(self._sessions, session, message))
                     releases.callback(session.bridge.release, exchanges[-1])
                 else:
-                    await tell(self._sessions, session, message)
+                    await passing.tell(self._sessions, session, message)
             if exchanges:
                 await stream_exchanges(request, exchanges, keep_alive=self._settings.keep_alive_interval)
             else:
-                await request.answer(202, ())
+                request.answer(202, ())
 
     async def _get(self, request: HttpRequest, session: Session) -> None:
         stream = _stream_for(request, session)
@@ -239,11 +328,37 @@ class McpEndpoint:
                 request,
                 stream,
                 settings=self._settings,
-                priming=_knows_priming(session),
+                priming=knows_priming(session),
                 suspend=session.bridge.suspend,
             )
         finally:
             session.bridge.release(stream)
+
+
+class _KnownHead:
+    """What an endpoint knows of the head of a POST that is good, once and for all its requests.
+
+    Attributes:
+        endpoint: Whose.
+        session_id: The session that it names, or None.
+        is_legacy: Whether it names a legacy revision, or none.
+    """
+
+    __slots__ = ("endpoint", "is_legacy", "session_id")
+
+    def __init__(self, endpoint: McpEndpoint, session_id: bytes | None, version: bytes | None) -> None:
+        self.endpoint = endpoint
+        self.session_id = None if session_id is None else session_id.decode("latin-1")
+        self.is_legacy = version is None or version.decode("latin-1") in REVISIONS
+
+
+async def _parse(body: bytes) -> Message | list[Message]:
+    """Parse a body; if it is long, with turns for everybody else in between."""
+    if len(body) <= SMALL_BYTES:
+        return parse_body(body)
+    steps = parse_body_in_steps(body)
+    del body  # the message has its parts of it
+    return await in_turns(steps)
 
 
 def _check_method(request: HttpRequest) -> None:
@@ -261,10 +376,6 @@ def _check_version(request: HttpRequest) -> None:
     if value is None or value.decode("latin-1") in REVISIONS:
         return
     raise unsupported_version(value.decode("latin-1"))
-
-
-def _knows_priming(session: Session | None) -> bool:
-    return session is not None and session.agreement is not None and session.agreement.revision.priming
 
 
 def _stream_for(request: HttpRequest, session: Session) -> MessageStream:

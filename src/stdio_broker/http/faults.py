@@ -100,7 +100,7 @@ def answer_to(exc: Exception, request_id: bytes | None) -> Answer:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(exc.retry_after))))
     elif isinstance(exc, CapacityError):
         headers.append((b"retry-after", b"%d" % CAPACITY_RETRY_AFTER))
-    return Answer(status, headers, error_response(request_id, code, _message(exc), data))
+    return Answer(status, tuple(headers), error_response(request_id, code, _message(exc), data))
 
 
 def _message(exc: Exception) -> str:

@@ -42,6 +42,11 @@ class Gate:
             raise Forbidden(self._server)
         return access.principal
 
+    def recognise(self, request: HttpRequest) -> Principal | None:
+        """Return who asks, if that is known at once, and they may use the server; None: `admit` tells."""
+        access = self._authenticator.recognise(request.header(b"authorization"))
+        return access.principal if access is not None and self.lets_through(access) else None
+
     async def admits(self, request: HttpRequest) -> bool:
         """Return whether who was admitted would be again: a key may have been revoked since."""
         try:

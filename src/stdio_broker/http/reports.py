@@ -17,11 +17,11 @@ OPERATORS_REFUSALS = frozenset({403, 421})
 MAX_PATH_CHARS = 100
 
 
-async def answer_fault(request: HttpRequest, exc: Exception, request_id: bytes | None) -> None:
+def answer_fault(request: HttpRequest, exc: Exception, request_id: bytes | None) -> None:
     """Answer with what went wrong, and tell the operator; the arguments are those of `answer_to`."""
     answer = answer_to(exc, request_id)
     report(exc, answer.status, request.path)
-    await request.answer(answer.status, answer.headers, answer.body)
+    request.answer(answer.status, answer.headers, answer.body)
 
 
 def report(exc: Exception, status: int, path: str) -> None:

@@ -72,18 +72,13 @@ class SseTransport:
         """What it serves."""
         return tuple(self._methods)
 
-    async def serve(self, request: HttpRequest, query: bytes) -> None:
-        """Answer one request, whatever is wrong with it.
-
-        Args:
-            request: Its path is one of ours.
-            query: What stands behind the path's question mark.
-        """
+    async def serve(self, request: HttpRequest) -> None:
+        """Answer one request to a path of ours, whatever is wrong with it."""
         request_id: bytes | None = None
         try:
             self._guard(request)
             if is_preflight(request):
-                await answer_preflight(request)
+                answer_preflight(request)
                 return
             principal = await self._gate.admit(request)
             request.charge_to(self._sessions.quotas.budget(principal))
@@ -93,17 +88,17 @@ class SseTransport:
                 await self._stream(request, principal)
             else:
                 check_content_type(request)
-                connection = self._find(query, principal)
+                connection = self._find(request.head.query, principal)
                 message = parse_body(await request.body(self._settings.max_body_bytes))
                 await self._gate.admit(request)  # a body may take longer to come than a key is good for
                 if isinstance(message, Request):
                     request_id = message.id
                 await self._post(connection, message)
-                await request.answer(202, ())
+                request.answer(202, ())
         except PeerGone:
             return
         except (BrokerError, Refused, PayloadTooLarge) as exc:
-            await answer_fault(request, exc, request_id)
+            answer_fault(request, exc, request_id)
         finally:
             request.release_body()
 
@@ -133,7 +128,7 @@ class SseTransport:
         name = secrets.token_urlsafe(24)
         connection = self._connections[name] = _Connection(request, principal, self._settings)
         try:
-            await request.start_stream(STREAM_HEADERS)
+            request.start_stream(STREAM_HEADERS)
             await see_through(request, self._live(connection, f"{self._messages_path}?session_id={name}"))
         finally:
             del self._connections[name]
@@ -166,7 +161,7 @@ class SseTransport:
                     await connection.listen(session.bridge)
             finally:
                 connection.tasks = None
-        await connection.request.end_stream()
+        connection.request.end_stream()
 
     async def _open(self, connection: "_Connection") -> Session | None:
         """Open a session, however many tries its client needs; None if it does not even try."""

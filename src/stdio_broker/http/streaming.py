@@ -14,11 +14,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TypeVar
 
 from ..bridge import Exchange, MessageStream, StreamEnded
 from ..protocol.sse import KEEP_ALIVE, encode_event, encode_priming
 from .faults import JSON
+from .presence import WhileThere
 from .settings import Settings
 from .wire import Headers, HttpRequest, PeerGone, PeerTooSlow
 
@@ -26,15 +26,13 @@ __all__ = [
     "STREAM_HEADERS",
     "answer_exchange",
     "see_through",
+    "stream_exchange",
     "stream_exchanges",
     "stream_messages",
-    "unless_gone",
     "write_messages",
 ]
 
 logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 STREAM_HEADERS = (
     (b"content-type", b"text/event-stream"),
@@ -67,13 +65,35 @@ async def answer_exchange(
     if priming and settings.poll_interval is not None:
         writer = _Writer(request, exchange, settings, priming=priming, suspend=suspend)
         patience = writer.patience()
-    first = await exchange.receive(patience)
-    if first is not None and exchange.complete:
-        await request.answer(200, (JSON, *headers), first)
+    answer = await exchange.first(patience)
+    if answer is not None:
+        request.answer(200, (JSON, *headers), answer)
         return
-    await request.start_stream((*STREAM_HEADERS, *headers))
+    request.start_stream((*STREAM_HEADERS, *headers))
     writer = writer or _Writer(request, exchange, settings, priming=priming, suspend=suspend)
-    await see_through(request, writer.write(first))
+    await see_through(request, writer.write(exchange.receive_nowait()))
+
+
+async def stream_exchange(
+    request: HttpRequest,
+    exchange: Exchange,
+    *,
+    settings: Settings,
+    priming: bool,
+    suspend: Callable[[MessageStream], bool],
+) -> None:
+    """Answer a POST with a stream: its answer is not the first thing that comes, or does not come soon.
+
+    Args:
+        request: Where to.
+        exchange: As above.
+        settings: As above.
+        priming: As above.
+        suspend: As above.
+    """
+    request.start_stream(STREAM_HEADERS)
+    writer = _Writer(request, exchange, settings, priming=priming, suspend=suspend)
+    await see_through(request, writer.write(exchange.receive_nowait()))
 
 
 async def stream_messages(
@@ -96,7 +116,7 @@ async def stream_messages(
         priming: As above.
         suspend: As above.
     """
-    await request.start_stream(STREAM_HEADERS)
+    request.start_stream(STREAM_HEADERS)
     writer = _Writer(request, stream, settings, priming=priming, suspend=suspend)
     await see_through(request, writer.write(None))
 
@@ -109,9 +129,9 @@ async def stream_exchanges(request: HttpRequest, exchanges: Sequence[Exchange], 
         async with asyncio.TaskGroup() as tasks:
             for exchange in exchanges:
                 tasks.create_task(write_messages(request, exchange, keep_alive, turn))
-        await request.end_stream()
+        request.end_stream()
 
-    await request.start_stream(STREAM_HEADERS)
+    request.start_stream(STREAM_HEADERS)
     await see_through(request, write_all())
 
 
@@ -134,31 +154,13 @@ async def write_messages(
 async def see_through(request: HttpRequest, writing: Coroutine[None, None, None]) -> None:
     """Write a stream to its end, or until the client goes, or is too slow."""
     try:
-        await unless_gone(request, writing)
+        async with WhileThere(request):
+            await writing
     # With a star: some streams are written by a group of tasks.
     except* PeerTooSlow:
         logger.warning("client.too_slow")
     except* PeerGone:
         pass
-
-
-async def unless_gone(request: HttpRequest, work: Coroutine[None, None, Result]) -> Result:
-    """Do some work; cancel it when the client closes the connection.
-
-    Raises:
-        PeerGone: The client went first.
-    """
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(request.wait_disconnected())
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.wait({task, gone})
-    if task.cancelled():
-        raise PeerGone
-    return task.result()
 
 
 class _Writer:
@@ -197,7 +199,7 @@ class _Writer:
             await self._go_on()
         except StreamEnded:
             _report_end(self._stream)
-        await self._request.end_stream()
+        self._request.end_stream()
 
     async def _begin(self, first: bytes | None) -> None:
         begun = False
@@ -205,7 +207,7 @@ class _Writer:
             event_id, message = missed
             await self._request.write(encode_event(message, event_id=event_id))
             begun = True
-        if begun or self._complete():
+        if begun or (first is None and self._complete()):
             return
         start = self._opening(silent=first is None)
         await self._request.write(start if first is None else start + self._event(first))

@@ -7,6 +7,7 @@ Capabilities that the revisions do not share (tasks, extensions) do not cross.
 Source: MCP 2026-07-28, client/{elicitation,sampling,roots}, "Capabilities"; MCP 2025-11-25, the same.
 """
 
+import functools
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -20,6 +21,7 @@ __all__ = [
     "QUESTION_METHODS",
     "SAMPLE",
     "ClientCapabilities",
+    "declared_capabilities",
     "modern_capabilities",
     "read_legacy",
     "read_modern",
@@ -34,6 +36,9 @@ QUESTION_METHODS = frozenset({ELICIT, SAMPLE, LIST_ROOTS})
 
 _FORM, _URL = "form", "url"
 _TOOLS, _CONTEXT = "tools", "context"
+
+#: Longest declaration that is remembered with what it means. Clients say the same with every request.
+MAX_REMEMBERED_BYTES = 256
 
 _NOTHING = msgspec.Raw(b"{}")
 _NULL = msgspec.Raw(b"null")
@@ -118,11 +123,27 @@ class ClientCapabilities:
 
 
 def read_modern(raw: msgspec.Raw) -> ClientCapabilities:
-    """Read the capabilities that a modern request declares; what is no object declares nothing.
+    """Read the capabilities that a modern request declares; what is no object declares nothing."""
+    return declared_capabilities(raw) or ClientCapabilities()
+
+
+def declared_capabilities(raw: msgspec.Raw) -> ClientCapabilities | None:
+    """Read the capabilities that a modern request declares; None if this is no object.
 
     An `elicitation` that names no mode means forms (MCP 2026-07-28, client/elicitation).
     """
-    declared = object_members(raw) or {}
+    return _remembered(bytes(raw)) if len(raw) <= MAX_REMEMBERED_BYTES else _read(raw)
+
+
+@functools.lru_cache(maxsize=128)
+def _remembered(declared: bytes) -> ClientCapabilities | None:
+    return _read(msgspec.Raw(declared))
+
+
+def _read(raw: msgspec.Raw) -> ClientCapabilities | None:
+    declared = object_members(raw)
+    if declared is None:
+        return None
     elicitation = object_members(declared.get("elicitation"))
     sampling = object_members(declared.get("sampling"))
     url = _declares(elicitation, _URL)

@@ -9,21 +9,20 @@ its own. Everything else in a message stays as it is.
 Source: MCP 2025-11-25, basic/utilities/{progress,cancellation}; JSON-RPC 2.0, 4 and 5.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 import msgspec
 
-from .jsonrpc import Members, Notification, Request, Response, encode, object_members, raw
+from .encoding import Pieces, encode, encode_message
+from .jsonrpc import Members, Notification, Request, Response, object_members, params_of, raw
 
 __all__ = ["Correlation"]
 
 Owner = TypeVar("Owner")
 
 
-@dataclass(slots=True)
-class _Call(Generic[Owner]):
+class _Call(msgspec.Struct, Generic[Owner]):
     client_id: bytes
     client_token: msgspec.Raw | None
     owner: Owner
@@ -58,17 +57,21 @@ class Correlation(Generic[Owner]):
 
     def call(self, request: Request, owner: Owner) -> bytes:
         """Open a call of the client's; return the line for the child."""
+        return encode(self.open(request, owner))
+
+    def open(self, request: Request, owner: Owner) -> Mapping[str, msgspec.Raw | Pieces]:
+        """Open a call of the client's; return the members of the request for the child."""
         child_id = self.new_id()
-        members = request.members
+        raw_id = msgspec.Raw(child_id)
+        members: Mapping[str, msgspec.Raw | Pieces] = request.members
+        request.members["id"] = raw_id
         token = None
-        # Looking for the word first keeps a message without one from being decoded any deeper;
-        # its letters may be escaped.
-        if b"progressToken" in request.source or b"\\u" in request.source:
-            token = self._swap_token(members, child_id)
-        members["id"] = msgspec.Raw(child_id)
+        params = params_of(request)
+        if params is not None and "_meta" in params:
+            token, members = _with_token(request.members, params, raw_id)
         self._calls[child_id] = _Call(request.id, token, owner)
         self._by_client_id[request.id] = child_id
-        return encode(members)
+        return members
 
     def query(self, method: str, params: bytes, owner: Owner) -> bytes:
         """Open a call of our own; return the line for the child. Its answer comes under the id null."""
@@ -90,11 +93,19 @@ class Correlation(Generic[Owner]):
 
         None if nobody waits for it (any more).
         """
+        owner = self.settle(response)
+        return None if owner is None else (owner, encode(response.members))
+
+    def settle(self, response: Response) -> Owner | None:
+        """Close the call that the child has answered; return its owner, and give the answer the client's id.
+
+        None if nobody waits for it (any more).
+        """
         call = self._close(response.id)
         if call is None:
             return None
         response.members["id"] = msgspec.Raw(call.client_id)
-        return call.owner, encode(response.members)
+        return call.owner
 
     def abandon(self, child_id: bytes) -> tuple[Owner, bytes] | None:
         """Close a call that will not be answered; return its owner and the client's id."""
@@ -191,18 +202,20 @@ class Correlation(Generic[Owner]):
                 return question_id
         return None
 
-    @staticmethod
-    def _swap_token(members: Members, token: bytes) -> msgspec.Raw | None:
-        params = object_members(members.get("params"))
-        meta = None if params is None else object_members(params.get("_meta"))
-        if params is None or meta is None or "progressToken" not in meta:
-            return None
-        # A copy: what was decoded is a view that would keep the whole request until it is answered.
-        old = meta["progressToken"].copy()
-        meta["progressToken"] = msgspec.Raw(token)
-        params["_meta"] = msgspec.Raw(encode(meta))
-        members["params"] = msgspec.Raw(encode(params))
-        return old
+
+def _with_token(
+    members: Members, params: Mapping[str, msgspec.Raw], token: msgspec.Raw
+) -> tuple[msgspec.Raw | None, Mapping[str, msgspec.Raw | Pieces]]:
+    """Return the client's progress token, and the members with ours in its place; None if it has none."""
+    meta = object_members(params["_meta"])
+    if meta is None or "progressToken" not in meta:
+        return None, members
+    # A copy: what was decoded is a view that would keep the whole request until it is answered.
+    theirs = meta["progressToken"].copy()
+    meta["progressToken"] = token
+    changed = encode_message({**params, "_meta": msgspec.Raw(encode(meta))}, members["params"])
+    value = changed if isinstance(changed, Pieces) else msgspec.Raw(changed)
+    return theirs, {**members, "params": value}
 
 
 def _own_request(child_id: bytes, method: str, params: bytes) -> bytes:

@@ -10,11 +10,12 @@ Source: MCP 2026-07-28, basic/transports/streamable-http, "Request Metadata" (SE
 
 import binascii
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from ..errors import LocalProtocolError
 from .jsonrpc import Members, string_member
+from .revisions import MODERN_VERSIONS
 
 __all__ = [
     "HEADER_MISMATCH",
@@ -25,6 +26,7 @@ __all__ = [
     "encode_value",
     "header_mismatch",
     "quoted",
+    "repeat_plainly",
 ]
 
 #: MCP 2026-07-28, basic, "Error Codes".
@@ -48,7 +50,10 @@ MAX_SHOWN = 80
 _VERSION = "MCP-Protocol-Version"
 _METHOD = "Mcp-Method"
 _NAME = "Mcp-Name"
-_STANDARD = frozenset(header.lower().encode() for header in (_VERSION, _METHOD, _NAME))
+_VERSION_FIELD, _METHOD_FIELD, _NAME_FIELD = (
+    header.lower().encode() for header in (_VERSION, _METHOD, _NAME)
+)
+_STANDARD = frozenset({_VERSION_FIELD, _METHOD_FIELD, _NAME_FIELD})
 
 #: Optional white space around a value, which is not part of it (RFC 9110, 5.6.3).
 _WHITE_SPACE = " \t"
@@ -118,6 +123,31 @@ def check_no_duplicates(fields: Sequence[tuple[bytes, bytes]], request_id: bytes
         LocalProtocolError: One does (-32020).
     """
     _standard_headers(fields, request_id)
+
+
+def repeat_plainly(values: Mapping[bytes, bytes], method: str, name: str | None, version: str) -> bool:
+    """Tell whether standard headers say what the body says, letter by letter; False: they are to be checked.
+
+    Nearly all do, and to see that takes a tenth of the time that the check takes.
+
+    Args:
+        values: The header fields by their names, in lower case; none of them stands twice.
+        method: The body's method.
+        name: What `Mcp-Name` should repeat, or None; only looked at where the method is in `NAME_MEMBERS`.
+        version: The protocol version in the body's `_meta`.
+    """
+    if values.get(_METHOD_FIELD) != method.encode() or values.get(_VERSION_FIELD) != version.encode():
+        return False
+    if version not in MODERN_VERSIONS:
+        return False
+    if method not in NAME_MEMBERS:
+        return _is_plain(method)
+    return name is not None and values.get(_NAME_FIELD) == name.encode() and _is_plain(name)
+
+
+def _is_plain(text: str) -> bool:
+    """Tell whether a value of these characters stands for itself, and for nothing else."""
+    return text.isascii() and text.isprintable() and not text.startswith(_PREFIX) and text == text.strip()
 
 
 def check_standard_headers(

@@ -7,13 +7,11 @@ Source: MCP 2026-07-28, basic/transports/streamable-http, "Backward Compatibilit
 section 1.
 """
 
-from .jsonrpc import Message, Request
+from .jsonrpc import Message, Response, object_members, params_of
 from .modern import META_VERSION, has_modern_meta
 from .revisions import REVISIONS, Era
 
-__all__ = ["era_of"]
-
-_MARK = META_VERSION.encode()
+__all__ = ["era_of", "names_version"]
 
 
 def era_of(message: Message | list[Message], version: str | None, *, in_session: bool) -> Era:
@@ -25,21 +23,18 @@ def era_of(message: Message | list[Message], version: str | None, *, in_session:
         in_session: Whether the request names a living session of its principal. Only looked at where
             the header names no legacy revision.
     """
-    if isinstance(message, list):
-        return _era_of_header(version, in_session=in_session)
-    if _may_have_modern_meta(message) and has_modern_meta(message.members):
+    if not isinstance(message, list) and names_version(message):
         return Era.MODERN
-    return _era_of_header(version, in_session=in_session)
-
-
-def _era_of_header(version: str | None, *, in_session: bool) -> Era:
     if version is None or version in REVISIONS or in_session:
         return Era.LEGACY
     return Era.MODERN
 
 
-def _may_have_modern_meta(message: Message) -> bool:
-    """Return False where looking for the word saves us from decoding; its characters may be escaped."""
-    source = message.source if isinstance(message, Request) else bytes(message.members.get("params", b""))
-    # PHP writes every slash as an escape.
-    return _MARK in source or b"\\u" in source or b"\\/" in source
+def names_version(message: Message) -> bool:
+    """Return whether a message names its version by itself, as modern ones do."""
+    if isinstance(message, Response):
+        return has_modern_meta(message.members)
+    params = params_of(message)
+    if params is None or "_meta" not in params:
+        return False
+    return META_VERSION in (object_members(params["_meta"]) or {})

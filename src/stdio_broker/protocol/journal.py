@@ -83,6 +83,15 @@ class Journal:
         complete: Whether all of it is here. If not, the session cannot be replayed.
     """
 
+    __slots__ = (
+        "_answer",
+        "_initialize",
+        "_log_level",
+        "_subscriptions",
+        "complete",
+        "initialized",
+    )
+
     def __init__(self) -> None:
         self.initialized = False
         self.complete = True

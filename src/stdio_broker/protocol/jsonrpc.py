@@ -8,15 +8,24 @@ that we read.
 Source: JSON-RPC 2.0; MCP 2025-11-25, basic, "Messages"; design decision 2.
 """
 
-import codecs
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping
 
 import msgspec
 
 from ..errors import LocalProtocolError, RemoteProtocolError
+from .decoding import (
+    MALFORMED,
+    SMALL_BYTES,
+    Members,
+    Steps,
+    decode_elements,
+    decode_in_steps,
+    decode_members,
+    decode_short,
+    finish,
+)
+from .encoding import encode
 
 __all__ = [
     "INTERNAL_ERROR",
@@ -31,13 +40,17 @@ __all__ = [
     "Notification",
     "Request",
     "Response",
+    "Steps",
     "cancellation",
     "encode",
     "error_response",
     "find_response_id",
     "object_members",
+    "params_of",
     "parse_body",
+    "parse_body_in_steps",
     "parse_line",
+    "parse_line_in_steps",
     "raw",
     "result_response",
     "string_member",
@@ -54,53 +67,26 @@ REQUEST_CANCELLED = -32800
 #: MCP 2026-07-28, basic, "Error Codes".
 UNSUPPORTED_PROTOCOL_VERSION = -32022
 
-#: Members of one object, where there may be many, and messages in one batch. Each costs us far more
-#: memory than it costs the sender bytes, so what is built before anybody looks must be bounded.
-MAX_MEMBERS = 1024
+_decode_string = msgspec.json.Decoder(str).decode
+_encode = msgspec.json.Encoder().encode
 
-#: An object up to this size cannot hold so many members that they matter.
-SMALL_BYTES = 64 * 1024
+_VERSION = msgspec.Raw(b'"2.0"')
 
-#: Lone surrogates replaced in one message, which takes time; one with more of them is refused.
-MAX_REPLACED_SURROGATES = 64 * 1024
+# The first byte of a string, or of a number.
+_ID_STARTS = b'"-0123456789'
 
-#: Bytes that are checked for UTF-8 at a time. All at once would need up to five times as many.
-UTF8_CHECK_BYTES = 64 * 1024
+# An array: nothing but white space before it.
+_BATCH = re.compile(rb"[ \t\n\r]*\[")
 
-Members = dict[str, msgspec.Raw]
-
-Decoded = TypeVar("Decoded")
-
-_members_decoder = msgspec.json.Decoder(Members)
-# A list would be built whole before its length is looked at; this refuses what is one too many.
-_batch_decoder = msgspec.json.Decoder(
-    msgspec.defstruct(
-        "_Batch",
-        [(f"element_{index}", msgspec.Raw, msgspec.Raw()) for index in range(MAX_MEMBERS)],
-        array_like=True,
-        forbid_unknown_fields=True,
-    )
-)
-_string_decoder = msgspec.json.Decoder(str)
-_encoder = msgspec.json.Encoder()
-
-_VERSION = b'"2.0"'
-
-# RecursionError: nesting deeper than the interpreter allows. UnicodeDecodeError: a name that is
-# not UTF-8.
-_MALFORMED = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
-
-# Half of a pair of surrogates is no character, though JavaScript writes it, and strict decoders
-# refuse the whole message for it. A high one without a low one behind it, or the other way round.
-_LONE_SURROGATE = re.compile(
-    rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
-    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2})"
-)
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+# What is wrong with one message.
+_FAULTS = (*MALFORMED, LocalProtocolError)
 
 
-@dataclass(slots=True)
-class Request:
+# Messages are made twice per call, and a struct is made in a third of the time of a dataclass. What they
+# hold refers to no message, so none is ever part of a cycle, and the garbage collector need not look.
+
+
+class Request(msgspec.Struct, gc=False):
     """A message that wants an answer.
 
     Attributes:
@@ -108,28 +94,31 @@ class Request:
         method: Its method.
         members: All members of the envelope, raw.
         source: The bytes it was decoded from, which its members are views of.
+        read_params: What `params_of` has read, behind what it has read it from.
     """
 
     id: bytes
     method: str
     members: Members
-    source: bytes
+    source: bytes = b""
+    read_params: tuple[msgspec.Raw, Members | None] | None = None
 
 
-@dataclass(slots=True)
-class Notification:
-    """A message that wants no answer."""
+class Notification(msgspec.Struct, gc=False):
+    """A message that wants no answer. Its attributes are those of a request."""
 
     method: str
     members: Members
+    source: bytes = b""
+    read_params: tuple[msgspec.Raw, Members | None] | None = None
 
 
-@dataclass(slots=True)
-class Response:
-    """The answer to a request: a result or an error."""
+class Response(msgspec.Struct, gc=False):
+    """The answer to a request: a result or an error. Its attributes are those of a request."""
 
     id: bytes
     members: Members
+    source: bytes = b""
 
 
 Message = Request | Notification | Response
@@ -141,14 +130,29 @@ def parse_body(body: bytes) -> Message | list[Message]:
     Raises:
         LocalProtocolError: It is not JSON (-32700), or not JSON-RPC (-32600).
     """
+    if len(body) > SMALL_BYTES or body[:1] != b"{":
+        return finish(parse_body_in_steps(body))
     try:
-        if body.lstrip()[:1] != b"[":
-            return _parse(body)
-        batch = [_parse(element) for element in _elements(body)]
-    except msgspec.ValidationError as exc:
-        raise LocalProtocolError(f"expected a JSON-RPC message: {exc}", code=INVALID_REQUEST) from None
-    except _MALFORMED as exc:
-        raise LocalProtocolError(f"the body is not valid JSON: {_reason(exc)}", code=PARSE_ERROR) from None
+        members, source = decode_short(body)
+        return _message(members, source)
+    except MALFORMED as exc:
+        raise _fault_of_client(exc) from None
+
+
+def parse_body_in_steps(body: bytes) -> Steps[Message | list[Message]]:
+    """Parse the same in steps; see `decoding`. For a body over `SMALL_BYTES`: a short one is one step.
+
+    Raises:
+        LocalProtocolError: As above.
+    """
+    try:
+        if not _is_batch(body):
+            return (yield from _parse(body))
+        batch = []
+        for element in (yield from decode_elements(body)):
+            batch.append((yield from _parse(element)))  # noqa: PERF401 - no comprehension can yield
+    except MALFORMED as exc:
+        raise _fault_of_client(exc) from None
     if not batch:
         raise LocalProtocolError("expected a batch of messages, found an empty one", code=INVALID_REQUEST)
     return batch
@@ -162,21 +166,57 @@ def parse_line(line: bytes) -> list[Message]:
     Raises:
         RemoteProtocolError: It is not JSON, or not JSON-RPC.
     """
+    if len(line) > SMALL_BYTES or line[:1] != b"{":
+        return finish(parse_line_in_steps(line))
     try:
-        if line.lstrip()[:1] != b"[":
-            return [_parse(line)]
-        elements = _elements(line)
-    except (*_MALFORMED, LocalProtocolError) as exc:
+        members, source = decode_short(line)
+        return [_message(members, source)]
+    except _FAULTS as exc:
+        raise _fault_of_child(exc) from None
+
+
+def parse_line_in_steps(line: bytes) -> Steps[list[Message]]:
+    """Parse the same in steps; see `decoding`. For a line over `SMALL_BYTES`: a short one is one step.
+
+    Raises:
+        RemoteProtocolError: As above.
+    """
+    try:
+        if not _is_batch(line):
+            return [(yield from _parse(line))]
+        elements = yield from decode_elements(line)
+    except _FAULTS as exc:
         raise _fault_of_child(exc) from None
     messages, faults = [], []
     for element in elements:
         try:
-            messages.append(_parse(element))
-        except (*_MALFORMED, LocalProtocolError) as exc:
+            messages.append((yield from _parse(element)))
+        except _FAULTS as exc:
             faults.append(exc)
     if faults and not messages:
         raise _fault_of_child(faults[0])
     return messages
+
+
+def _is_batch(text: bytes) -> bool:
+    return _BATCH.match(text) is not None
+
+
+def _parse(text: bytes) -> Steps[Message]:
+    members, source = yield from decode_in_steps(text)
+    message = _message(members, source)
+    if len(message.source) > SMALL_BYTES and not isinstance(message, Response):
+        params_of(
+            message
+        )  # a step of its own, now: whoever asks next does so in the middle of something else
+        yield
+    return message
+
+
+def _fault_of_client(exc: Exception) -> LocalProtocolError:
+    if isinstance(exc, msgspec.ValidationError):
+        return LocalProtocolError(f"expected a JSON-RPC message: {exc}", code=INVALID_REQUEST)
+    return LocalProtocolError(f"the body is not valid JSON: {_reason(exc)}", code=PARSE_ERROR)
 
 
 def _fault_of_child(exc: Exception) -> RemoteProtocolError:
@@ -185,102 +225,33 @@ def _fault_of_child(exc: Exception) -> RemoteProtocolError:
     return RemoteProtocolError(f"not valid JSON: {_reason(exc)}", code=PARSE_ERROR)
 
 
-def _elements(data: bytes) -> list[bytes]:
-    batch, _ = _decode(_batch_decoder.decode, data)
-    # What the batch is too short for is left at its default, which is empty; no element is.
-    return [bytes(element) for element in msgspec.structs.astuple(batch) if element]
-
-
-def _parse(data: bytes) -> Message:
-    return _classify(*_decode(_decode_members, data))
-
-
-def _decode(decode: Callable[[bytes], Decoded], data: bytes) -> tuple[Decoded, bytes]:
-    """Return what was decoded, and from which bytes: lone surrogates are replaced if it takes that."""
-    if not data.isascii():
-        # msgspec does not look inside what it leaves raw, so ask for the error here.
-        _check_utf8(data)
-    try:
-        return decode(data), data
-    except _MALFORMED:
-        if not _SURROGATE.search(data):
-            raise
-        data = _replace_lone_surrogates(data)
-        return decode(data), data
-
-
-def _decode_members(data: bytes | msgspec.Raw) -> Members:
-    if len(data) <= SMALL_BYTES:
-        return _members_decoder.decode(data)
-    members = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=_NameCounter()).decode(data)
-    return dict(members.items())
-
-
-class _Name(str):
-    """The name of a member, of a type of its own so that msgspec asks us for each."""
-
-    __slots__ = ()
-
-
-class _NameCounter:
-    """Takes so many names and no more, while the object is still being decoded."""
-
-    def __init__(self) -> None:
-        self._names = 0
-
-    def __call__(self, kind: type[_Name], name: str) -> _Name:
-        self._names += 1
-        if self._names > MAX_MEMBERS:
-            raise ValueError(f"expected at most {MAX_MEMBERS} members in an object of this size")
-        return kind(name)
-
-
-def _check_utf8(data: bytes) -> None:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    view = memoryview(data)
-    for start in range(0, len(data), UTF8_CHECK_BYTES):
-        decoder.decode(view[start : start + UTF8_CHECK_BYTES])
-    decoder.decode(b"", final=True)
-
-
-def _replace_lone_surrogates(data: bytes) -> bytes:
-    # Escaped backslashes are out of the way meanwhile, or the second half of one would seem to begin
-    # an escape. No JSON text holds a NUL. Without a call per escape: a body can hold millions.
-    if b"\0" in data:
-        return data
-    without = data.replace(rb"\\", b"\0")
-    repaired = _LONE_SURROGATE.sub(rb"\\ufffd", without, count=MAX_REPLACED_SURROGATES)
-    return repaired.replace(b"\0", rb"\\")
-
-
-def _classify(members: Members, source: bytes) -> Message:
-    token = bytes(members["id"]) if "id" in members else None
-    known_id = token if token is not None and _is_id(token) else None
-    if "jsonrpc" not in members or bytes(members["jsonrpc"]) != _VERSION:
-        raise LocalProtocolError('expected "jsonrpc": "2.0"', code=INVALID_REQUEST, request_id=known_id)
-    raw_method = members.get("method")
-    if raw_method is not None:
+def _message(members: Members, source: bytes) -> Message:
+    """Tell what a message is by its members."""
+    token = members.get("id")
+    if members.get("jsonrpc") != _VERSION:
+        raise _invalid('expected "jsonrpc": "2.0"', token)
+    name = members.get("method")
+    if name is not None:
         try:
-            method = _string_decoder.decode(raw_method)
+            method = _decode_string(name)
         except msgspec.DecodeError:
-            raise LocalProtocolError(
-                'expected a string as "method"', code=INVALID_REQUEST, request_id=known_id
-            ) from None
+            raise _invalid('expected a string as "method"', token) from None
         if token is None:
-            return Notification(method, members)
-        if known_id is None:
-            raise LocalProtocolError('expected a string or a number as "id"', code=INVALID_REQUEST)
-        return Request(token, method, members, source)
+            return Notification(method, members, source)
+        identifier = _encode(token)  # to bytes, in half the time of `bytes`
+        if identifier[0] not in _ID_STARTS:
+            raise _invalid('expected a string or a number as "id"', None)
+        return Request(identifier, method, members, source)
     if "result" not in members and "error" not in members:
-        raise LocalProtocolError(
-            'expected "method", "result" or "error"', code=INVALID_REQUEST, request_id=known_id
-        )
+        raise _invalid('expected "method", "result" or "error"', token)
     # The id of an error may be null: the peer could not tell what it was about.
-    return Response(token or b"null", members)
+    return Response(b"null" if token is None else _encode(token), members, source)
 
 
-def _is_id(token: bytes) -> bool:
-    return token[:1] in b'"-0123456789'
+def _invalid(text: str, token: msgspec.Raw | None) -> LocalProtocolError:
+    identifier = b"null" if token is None else bytes(token)
+    known_id = identifier if identifier[0] in _ID_STARTS else None
+    return LocalProtocolError(text, code=INVALID_REQUEST, request_id=known_id)
 
 
 def _reason(exc: BaseException) -> str:
@@ -291,21 +262,9 @@ def _reason(exc: BaseException) -> str:
     return str(exc)
 
 
-def encode(members: Mapping[str, msgspec.Raw]) -> bytes:
-    """Return a message on one line.
-
-    A client may send pretty-printed JSON, but a line may not contain a newline. In valid JSON
-    one can only stand between tokens, so a space does as well.
-    """
-    line = _encoder.encode(members)
-    if b"\n" in line or b"\r" in line:
-        line = line.replace(b"\n", b" ").replace(b"\r", b" ")
-    return line
-
-
 def raw(value: object) -> msgspec.Raw:
     """Return a value of ours as a member."""
-    return msgspec.Raw(_encoder.encode(value))
+    return msgspec.Raw(_encode(value))
 
 
 def error_response(
@@ -323,18 +282,18 @@ def error_response(
     if data is not None:
         error["data"] = data
     identifier = msgspec.Raw(b"null" if request_id is None else request_id)
-    return _encoder.encode({"jsonrpc": "2.0", "id": identifier, "error": error})
+    return _encode({"jsonrpc": "2.0", "id": identifier, "error": error})
 
 
 def result_response(request_id: bytes, result: Mapping[str, object]) -> bytes:
     """Return a result, encoded."""
-    return _encoder.encode({"jsonrpc": "2.0", "id": msgspec.Raw(request_id), "result": result})
+    return _encode({"jsonrpc": "2.0", "id": msgspec.Raw(request_id), "result": result})
 
 
 def cancellation(request_id: bytes, reason: str) -> bytes:
     """Return a cancellation of a request, encoded (MCP 2025-11-25, basic/utilities/cancellation)."""
     params = {"requestId": msgspec.Raw(request_id), "reason": reason}
-    return _encoder.encode({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+    return _encode({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
 
 
 def object_members(value: msgspec.Raw | None) -> Members | None:
@@ -342,9 +301,24 @@ def object_members(value: msgspec.Raw | None) -> Members | None:
     if value is None:
         return None
     try:
-        return _decode_members(value)
-    except _MALFORMED:
+        return decode_members(value)
+    except MALFORMED:
         return None
+
+
+def params_of(message: Request | Notification) -> Mapping[str, msgspec.Raw] | None:
+    """Return the members of a message's params, raw; None if they are no object. Not to be changed.
+
+    They are read once. That takes no longer than to look first whether what one wants is there at all,
+    under a name that may be written with escapes.
+    """
+    params = message.members.get("params")
+    if params is None:
+        return None
+    read = message.read_params
+    if read is None or read[0] is not params:
+        read = message.read_params = params, object_members(params)
+    return read[1]
 
 
 def string_member(members: Members | None, name: str) -> str | None:
@@ -352,7 +326,7 @@ def string_member(members: Members | None, name: str) -> str | None:
     if members is None or name not in members:
         return None
     try:
-        return _string_decoder.decode(members[name])
+        return _decode_string(members[name])
     except msgspec.DecodeError:
         return None
 

@@ -8,11 +8,12 @@ Source: MCP 2026-07-28, basic, "_meta"; basic/patterns/mrtr; server/discover; ba
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import msgspec
 
 from ..errors import LocalProtocolError
-from .capabilities import ClientCapabilities, read_modern
+from .capabilities import ClientCapabilities, declared_capabilities
 from .jsonrpc import (
     INVALID_PARAMS,
     UNSUPPORTED_PROTOCOL_VERSION,
@@ -21,6 +22,7 @@ from .jsonrpc import (
     Response,
     encode,
     object_members,
+    params_of,
     raw,
     string_member,
 )
@@ -52,6 +54,7 @@ __all__ = [
     "array_elements",
     "digest_input",
     "discover_request",
+    "encode_with",
     "has_modern_meta",
     "modern_meta",
     "probe_outcome",
@@ -127,6 +130,8 @@ MAX_CANONICAL_BYTES = 64 * 1024
 MAX_QUESTIONS = 64
 
 
+_RAW_VERSION = raw(MODERN_VERSION)
+
 _DEEP_OR_MALFORMED = (msgspec.DecodeError, RecursionError)
 
 # Digits stay as they are written: 1.0 is not 1.00, and no number is rounded.
@@ -144,21 +149,23 @@ _elements_decoder = msgspec.json.Decoder(
 )
 
 
-@dataclass(slots=True)
-class ModernRequest:
+class ModernRequest(msgspec.Struct, gc=False):
     """A request that says by itself what is needed to answer it.
+
+    A `Struct`, as one is made for every call: that takes a tenth of the time that a dataclass takes.
 
     Attributes:
         id: The JSON token of its id.
         method: Its method.
         members: All members of the envelope.
-        params: All members of its params.
+        params: All members of its params. Not to be changed.
         meta: All members of its `_meta`.
         version: The version that it is spoken in; not necessarily one of ours.
         capabilities: What its client can be asked while it is answered.
         log_level: From which level on its client wants log messages; None for none at all. Not
             necessarily one of `LOG_LEVELS`.
         progress_token: What its client wants to be told of progress under, or None.
+        source_bytes: How long the message was that it was read from, and is held by its members.
         name: The tool or the prompt, or the URI of the resource, that it is about; None for others.
         request_state: What the server gave with its questions, or None.
         input_responses: The answers to the server's questions, or None.
@@ -173,6 +180,7 @@ class ModernRequest:
     capabilities: ClientCapabilities
     log_level: str | None
     progress_token: msgspec.Raw | None
+    source_bytes: int
     name: str | None = None
     request_state: str | None = None
     input_responses: Members | None = None
@@ -210,15 +218,17 @@ def read_request(request: Request) -> ModernRequest:
         LocalProtocolError: Its `_meta`, version or capabilities are missing, or something here is of
             another type than the specification says (-32602).
     """
-    params = object_members(request.members.get("params")) or {}
+    params = cast("Members", params_of(request) or {})
     meta = object_members(params.get("_meta"))
     if meta is None:
         raise _refusal(request.id, "expected an object as params._meta")
-    version = string_member(meta, META_VERSION)
+    ours = meta.get(META_VERSION) == _RAW_VERSION  # nearly always
+    version = MODERN_VERSION if ours else string_member(meta, META_VERSION)
     if version is None:
         raise _refusal(request.id, f"expected a string as {META_VERSION!r} in params._meta")
-    capabilities = meta.get(META_CLIENT_CAPABILITIES)
-    if capabilities is None or object_members(capabilities) is None:
+    declared = meta.get(META_CLIENT_CAPABILITIES)
+    capabilities = None if declared is None else declared_capabilities(declared)
+    if capabilities is None:
         raise _refusal(request.id, f"expected an object as {META_CLIENT_CAPABILITIES!r} in params._meta")
     modern = ModernRequest(
         id=request.id,
@@ -227,9 +237,10 @@ def read_request(request: Request) -> ModernRequest:
         params=params,
         meta=meta,
         version=version,
-        capabilities=read_modern(capabilities),
+        capabilities=capabilities,
         log_level=_optional_string(request.id, meta, META_LOG_LEVEL),
         progress_token=meta.get("progressToken"),
+        source_bytes=len(request.source),
         name=string_member(params, "uri" if request.method == "resources/read" else "name"),
     )
     # To any other method, members of these names may mean anything.
@@ -248,6 +259,18 @@ def digest_input(request: ModernRequest) -> bytes:
     params = request.params
     subject = [_canonical(params.get(name)) for name in ("name", "uri", "arguments")]
     return msgspec.json.encode([request.method, *subject])
+
+
+def encode_with(members: Members, message_id: bytes, name: str, inner: Members) -> bytes:
+    """Return a message on one line, under another id and with an object in it: in one pass of the encoder.
+
+    Args:
+        members: The others, and what is replaced.
+        message_id: The JSON token of the id.
+        name: What the object is called.
+        inner: Its members.
+    """
+    return encode(cast("Members", {**members, "id": msgspec.Raw(message_id), name: inner}))
 
 
 def with_meta(params: Members, meta: Members) -> Members:
@@ -382,15 +405,19 @@ def _canonical(value: msgspec.Raw | None) -> msgspec.Raw:
 
 
 def _optional_string(request_id: bytes, members: Members, name: str) -> str | None:
+    if name not in members:
+        return None
     value = string_member(members, name)
-    if value is None and name in members:
+    if value is None:
         raise _refusal(request_id, f"expected a string as {name!r}")
     return value
 
 
 def _optional_object(request_id: bytes, members: Members, name: str) -> Members | None:
-    value = object_members(members.get(name))
-    if value is None and name in members:
+    if name not in members:
+        return None
+    value = object_members(members[name])
+    if value is None:
         raise _refusal(request_id, f"expected an object as {name!r}")
     return value
 

@@ -204,7 +204,9 @@ def notification_for_legacy(notification: Notification) -> bytes:
 
 
 def _without_modern_members(result: Members) -> Members:
-    legacy = {name: value for name, value in result.items() if name not in _MODERN_MEMBERS}
+    legacy = result.copy()
+    for name in _MODERN_MEMBERS:
+        legacy.pop(name, None)
     meta = object_members(legacy.get("_meta"))
     if meta is not None and META_SERVER_INFO in meta:
         _put_back(legacy, "_meta", meta, without=META_SERVER_INFO)

@@ -6,6 +6,7 @@ questions in it. Nothing that is there is overwritten, and what is unknown cross
 Source: MCP 2026-07-28, basic, "Responses"; basic/patterns/mrtr; server/utilities/caching; changelog.
 """
 
+import functools
 from collections.abc import Mapping
 
 import msgspec
@@ -28,7 +29,11 @@ from .modern import (
     DISCOVER,
     INPUT_REQUIRED,
     MAX_QUESTIONS,
+    META_CLIENT_CAPABILITIES,
+    META_CLIENT_INFO,
+    META_LOG_LEVEL,
     META_SERVER_INFO,
+    META_VERSION,
     RESERVED_PREFIX,
     RESOURCE_NOT_FOUND,
     URL_ELICITATION_REQUIRED,
@@ -52,6 +57,14 @@ __all__ = [
 
 # What of a legacy question, or of an elicitation in an error, has no meaning to a modern client.
 _LEGACY_PARAMS = frozenset({"_meta", "elicitationId", "task"})
+
+# What `_meta` of a request holds, nearly always.
+_REQUEST_META = frozenset(
+    {"progressToken", META_CLIENT_CAPABILITIES, META_CLIENT_INFO, META_LOG_LEVEL, META_VERSION}
+)
+
+#: Longest name and version of a server that are kept as the `_meta` of its answers.
+MAX_REMEMBERED_BYTES = 1024
 
 _ACTIONS = frozenset({"accept", "decline", "cancel"})
 _ROLES = frozenset({"user", "assistant"})
@@ -85,13 +98,16 @@ def params_for_child(request: ModernRequest, revision: Revision) -> Members:
         request: What the client sent.
         revision: What was agreed on with the child.
     """
-    unknown = {"_meta", "inputResponses", "requestState"}
+    params = request.params.copy()
+    for unknown in ("_meta", "inputResponses", "requestState"):
+        params.pop(unknown, None)
     if request.method == "tools/call":
         # It asked an older server to make a task of the call; a modern one ignores it (SEP-2663).
-        unknown.add("task")
+        params.pop("task", None)
     if request.method == "completion/complete" and not revision.completion_context:
-        unknown.add("context")
-    params = {name: value for name, value in request.params.items() if name not in unknown}
+        params.pop("context", None)
+    if request.meta.keys() <= _REQUEST_META:
+        return params
     meta = {
         name: value
         for name, value in request.meta.items()
@@ -111,8 +127,10 @@ def fill_result(method: str, result: Members, server_info: msgspec.Raw | None) -
         server_info: Name and version of the child, or None.
     """
     filled = {"resultType": _RAW_COMPLETE, **result}
-    if server_info is not None:
-        meta = object_members(result["_meta"]) if "_meta" in result else {}
+    if server_info is not None and "_meta" not in result:
+        filled["_meta"] = _meta_of_server(server_info)
+    elif server_info is not None:
+        meta = object_members(result["_meta"])
         if meta is not None and META_SERVER_INFO not in meta:
             filled["_meta"] = msgspec.Raw(encode({**meta, META_SERVER_INFO: server_info}))
     # A result that asks for input is not to be kept, so it does not say for how long.
@@ -120,6 +138,18 @@ def fill_result(method: str, result: Members, server_info: msgspec.Raw | None) -
         filled.setdefault("ttlMs", msgspec.Raw(b"0"))
         filled.setdefault("cacheScope", msgspec.Raw(b'"private"'))
     return filled
+
+
+def _meta_of_server(server_info: msgspec.Raw) -> msgspec.Raw:
+    """Return a `_meta` with nothing in it but who the server is: the same for nearly all of its answers."""
+    if len(server_info) > MAX_REMEMBERED_BYTES:
+        return msgspec.Raw(encode({META_SERVER_INFO: server_info}))
+    return _remembered_meta(bytes(server_info))
+
+
+@functools.lru_cache(maxsize=64)
+def _remembered_meta(server_info: bytes) -> msgspec.Raw:
+    return msgspec.Raw(encode({META_SERVER_INFO: msgspec.Raw(server_info)}))
 
 
 def result_for_modern(method: str, result: Members, server_info: msgspec.Raw | None) -> Members:

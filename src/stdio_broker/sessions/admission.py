@@ -147,7 +147,9 @@ class Admission:
         """
         async with self.quotas.turn(principal):
             self.check()  # the turn may have come after the drain
-            breaker = self._breakers.setdefault(principal, self._new_breaker())
+            breaker = self._breakers.get(principal)
+            if breaker is None:
+                breaker = self._breakers[principal] = self._new_breaker()
             attempt = breaker.try_start(self._loop.time())
             if attempt is None:
                 raise self._refusal(breaker)
@@ -200,7 +202,7 @@ class Admission:
         """Keep no breaker that remembers nothing."""
         now = self._loop.time()
         for whose, breaker in list(self._breakers.items()):
-            if breaker.state is BreakerState.CLOSED and not breaker.statistics(now).failures:
+            if breaker.state is BreakerState.CLOSED and not breaker.failures(now):
                 del self._breakers[whose]
 
     def _refusal(self, breaker: Breaker) -> ServerFailing:

@@ -183,9 +183,11 @@ class Keeper:
             link: To it.
             at_once: Whether to kill it, not ask.
         """
-        child = link.child
-        stopping = child.stop(eof_grace=0, stop_grace=0) if at_once else child.stop()
-        self._tasks.create_task(stopping, name="stop child")
+        # Its own task, which sees it through, waits for its end.
+        if at_once:
+            link.child.stop_nowait(eof_grace=0, stop_grace=0)
+        else:
+            link.child.stop_nowait()
 
     # The life of one child.
 
@@ -201,6 +203,10 @@ class Keeper:
         except Exception:  # a child's entry point: a mistake of ours must not end the others
             logger.exception("child.failed", extra=facts)
             self._end(session, SERVER_ENDED)
+        except asyncio.CancelledError:
+            if link.child.stop_requested:  # as a stop that is cancelled
+                link.child.stop_nowait(eof_grace=0, stop_grace=0)
+            raise
         finally:
             await link.child.stop()
             self._admission.give_back(session.principal)

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..bridge import Changes, Owner
 from ..errors import BrokerError
@@ -21,9 +21,8 @@ class LeaseEnded(BrokerError):
         super().__init__("the lease was ended while its server was being started")
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseKey:
-    """Who can share a child.
+class LeaseKey(NamedTuple):
+    """Who can share a child. A tuple, as one is made and looked up for each request.
 
     Attributes:
         principal: Whose it is.

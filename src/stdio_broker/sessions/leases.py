@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self, cast
 
@@ -136,6 +136,27 @@ class Leases:
         except ChildGone:
             raise BridgeBroken("the server does not read its requests") from None
 
+    def call_nowait(
+        self, principal: Principal, request: ModernRequest, fields: Sequence[tuple[bytes, bytes]]
+    ) -> SharedExchange | None:
+        """Do as `call` if that needs no waiting; None if it does, or has to be refused for what is in it.
+
+        Args:
+            principal: Whose.
+            request: The request.
+            fields: All header fields of its POST.
+
+        Raises:
+            Draining: We are shutting down.
+            LimitReached: Calls are too many, or messages hold all the bytes that they may.
+        """
+        if request.request_state is not None or request.input_responses is not None:
+            return None
+        self._admission.check()
+        fingerprint = request.capabilities if self._server.facts.speaks_modern is False else None
+        child = self._child_nowait(LeaseKey(principal, fingerprint))
+        return None if child is None else child.call_nowait(request, fields)
+
     async def child(self, principal: Principal, request: ModernRequest) -> SharedChildOfEra:
         """Return the child that answers a request. Raises as `call` does."""
         if request.request_state is not None:
@@ -169,6 +190,18 @@ class Leases:
         """
         # Of the kind that `_shared` makes for such a key.
         return cast("ModernChild", await self._join(LeaseKey(principal, None), None))
+
+    def modern_child_nowait(self, principal: Principal) -> ModernChild | None:
+        """Return the modern child of a principal, for its sessions, if there is one that can be used."""
+        return cast("ModernChild | None", self._child_nowait(LeaseKey(principal, None)))  # as above
+
+    def _child_nowait(self, key: LeaseKey) -> SharedChildOfEra | None:
+        """Return the child of a key, if it has shown what it is and can be used."""
+        lease = self._leases.get(key)
+        if lease is None or not lease.usable or not lease.started.done():
+            return None
+        lease.last_used = self._loop.time()
+        return lease.shared
 
     @property
     def busy(self) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self, cast
 
-from ..bridge import Bridge, LegacyClient, LegacySession, Link, ModernChild, Seal
+from ..bridge import Bridge, Budget, LegacyClient, LegacySession, Link, ModernChild, Seal
 from ..bridge import Settings as BridgeSettings
 from ..errors import (
     ChildGone,
@@ -39,7 +39,7 @@ from .principal import Principal
 from .quotas import Quotas, QuotaSettings
 from .refresher import Refresher
 from .server import Launch, ServerRecipe
-from .session import Opened, Session, SessionStatistics
+from .session import Opened, Session, SessionBridge, SessionStatistics
 from .settings import Settings
 from .state import ServerState
 
@@ -199,7 +199,8 @@ class SessionManager:
             SessionNotFound: It is unknown, has ended, or is somebody else's.
         """
         session = self._sessions.get(session_id)
-        if session is None or session.principal != principal:
+        # To be the same object is the usual case, and to compare two is not cheap.
+        if session is None or (session.principal is not principal and session.principal != principal):
             raise SessionNotFound
         session.last_used = self._loop.time()
         return session
@@ -350,14 +351,15 @@ class SessionManager:
     def _new_session(self, principal: Principal) -> Session:
         session_id = self._ids.mint()
         replays = self._server.settings.recovery == "replay"
+        budget = self.quotas.budget(principal)
         bridge = Bridge(
             self._server.bridge,
-            budget=self.quotas.budget(principal),
+            budget=budget,
             wake=functools.partial(self._wake, session_id) if replays else None,
             on_idle=functools.partial(self._went_idle, session_id),
             on_listening=functools.partial(self._listens, session_id),
         )
-        return self._add(Session(session_id, principal, bridge, self._loop.time()))
+        return self._add(session_id, principal, bridge, budget)
 
     async def _open_over_lease(self, principal: Principal, request: Request) -> Opened:
         """Open a session over the modern child of its principal. It has no process, so it takes no place."""
@@ -373,15 +375,17 @@ class SessionManager:
         answer = result_response(request.id, result)
         agreement = cast("Agreement", agree(answer))  # with ourselves
         session_id = self._ids.mint()
+        budget = self.quotas.budget(principal)
         bridge = LegacySession(
             LegacyClient.read(request, agreement.revision),
             functools.partial(self._modern_child, session_id, principal),
             self._server.bridge,
-            budget=self.quotas.budget(principal),
+            acquire_nowait=functools.partial(self.leases.modern_child_nowait, principal),
+            budget=budget,
             spawn=self._tasks.create_task,
             on_idle=functools.partial(self._went_idle, session_id),
         )
-        session = self._add(Session(session_id, principal, bridge, self._loop.time()))
+        session = self._add(session_id, principal, bridge, budget)
         self._begin(session, agreement)
         return Opened(session, bridge, bridge.greet(answer))
 
@@ -410,14 +414,15 @@ class SessionManager:
         idle = self._loop.time() - session.last_used >= self._server.settings.idle_timeout
         return idle and session.link is None
 
-    def _add(self, session: Session) -> Session:
+    def _add(self, session_id: str, principal: Principal, bridge: SessionBridge, budget: Budget) -> Session:
         try:
-            self.quotas.take_session(session.principal)
+            share = self.quotas.take_session(principal)
         except LimitReached:
-            if not self._make_room(session.principal):
+            if not self._make_room(principal):
                 raise
-            self.quotas.take_session(session.principal)
-        self._sessions[session.id] = session
+            share = self.quotas.take_session(principal)
+        session = Session(session_id, principal, bridge, self._loop.time(), share=share, budget=budget)
+        self._sessions[session_id] = session
         return session
 
     def _begin(self, session: Session, agreement: Agreement) -> None:

@@ -1,6 +1,6 @@
 """Whose session is it? A value, made at the edge, compared here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["ANONYMOUS", "Principal"]
 
@@ -16,6 +16,14 @@ class Principal:
 
     issuer: str
     subject: str
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Hash it once: it is looked up several times per request."""
+        object.__setattr__(self, "_hash", hash((self.issuer, self.subject)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 #: Everybody, where authentication is off.

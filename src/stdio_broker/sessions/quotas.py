@@ -21,7 +21,7 @@ from .fair_turns import FairTurns
 from .principal import Principal
 from .start_rates import StartRates
 
-__all__ = ["QuotaSettings", "QuotaStatistics", "Quotas", "Refusal"]
+__all__ = ["QuotaSettings", "QuotaStatistics", "Quotas", "Refusal", "Share"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,12 +120,20 @@ class QuotaStatistics:
     refused: Mapping[Refusal, int]
 
 
-class _Share:
-    """What one principal has."""
+class Share:
+    """What one principal has. It is good for as long as that is anything.
 
-    __slots__ = ("calls", "children", "sessions")
+    Attributes:
+        principal: Whose it is.
+        sessions: How many sessions it has.
+        children: How many children.
+        calls: How many calls it has in flight.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("calls", "children", "principal", "sessions")
+
+    def __init__(self, principal: Principal) -> None:
+        self.principal = principal
         self.sessions = 0
         self.children = 0
         self.calls = 0
@@ -150,7 +158,7 @@ class Quotas:
         self._budgets = Budgets() if budgets is None else budgets  # an empty one is false
         self._sessions = 0
         self._children = 0
-        self._shares: dict[Principal, _Share] = {}
+        self._shares: dict[Principal, Share] = {}
         self._rates = StartRates(per_minute=settings.starts_per_minute, burst=settings.start_burst, now=now)
         self._turns = FairTurns(
             max_turns=settings.max_starting,
@@ -159,8 +167,8 @@ class Quotas:
         )
         self._refused = dict.fromkeys(Refusal, 0)
 
-    def take_session(self, principal: Principal) -> None:
-        """Count a session.
+    def take_session(self, principal: Principal) -> Share:
+        """Count a session; return the share that it is a part of.
 
         Raises:
             LimitReached: The principal, or the node, has as many as it may have.
@@ -169,17 +177,18 @@ class Quotas:
         if share.sessions >= settings.max_sessions_per_principal:
             raise self._all_in_use(Refusal.PRINCIPAL_SESSIONS, f"{share.sessions} sessions of yours")
         if self._sessions >= settings.max_sessions:
-            self._drop_if_empty(principal, share)
+            self._drop_if_empty(share)
             raise self._all_in_use(Refusal.NODE_SESSIONS, f"{self._sessions} sessions of this node")
         self._sessions += 1
         share.sessions += 1
+        return share
 
     def give_session(self, principal: Principal) -> None:
         """Count a session no longer."""
         share = self._shares[principal]
         share.sessions -= 1
         self._sessions -= 1
-        self._drop_if_empty(principal, share)
+        self._drop_if_empty(share)
 
     def take_child(self, principal: Principal) -> None:
         """Count a child, before it is started.
@@ -192,7 +201,7 @@ class Quotas:
             found = f"{share.children} server processes of yours"
             raise self._all_in_use(Refusal.PRINCIPAL_CHILDREN, found)
         if self._children >= settings.max_children:
-            self._drop_if_empty(principal, share)
+            self._drop_if_empty(share)
             found = f"{self._children} server processes of this node"
             raise self._all_in_use(Refusal.NODE_CHILDREN, found)
         self._children += 1
@@ -203,29 +212,38 @@ class Quotas:
         share = self._shares[principal]
         share.children -= 1
         self._children -= 1
-        self._drop_if_empty(principal, share)
+        self._drop_if_empty(share)
 
-    def enter_call(self, principal: Principal) -> None:
-        """Count a call in flight. The hot path.
+    def enter_call(self, principal: Principal) -> Share:
+        """Count a call in flight; return the share that it is a part of.
 
         Raises:
             TooManyRequests: The principal has as many as it may have.
         """
-        # Two looks into one table for a call, here and in `leave_call`: each hashes two strings.
-        share = self._shares.get(principal)
-        if share is None:
-            share = self._shares[principal] = _Share()
+        share = self._share(principal)
+        self.enter(share)
+        return share
+
+    def leave_call(self, principal: Principal) -> None:
+        """Count a call no longer."""
+        self.leave(self._shares[principal])
+
+    def enter(self, share: Share) -> None:
+        """Count a call in flight of somebody who has something here already. The hot path.
+
+        Raises:
+            TooManyRequests: The principal has as many as it may have.
+        """
         if share.calls >= self._settings.max_calls_per_principal:
             text = f"{share.calls} calls of yours are in flight already"
             raise self._too_many(Refusal.PRINCIPAL_CALLS, text, self._settings.retry_after)
         share.calls += 1
 
-    def leave_call(self, principal: Principal) -> None:
+    def leave(self, share: Share) -> None:
         """Count a call no longer."""
-        share = self._shares[principal]
         share.calls -= 1
         if not share.calls:
-            self._drop_if_empty(principal, share)
+            self._drop_if_empty(share)
 
     @contextlib.asynccontextmanager
     async def turn(self, principal: Principal) -> AsyncIterator[None]:
@@ -307,15 +325,15 @@ class Quotas:
             )
             raise self._too_many(Refusal.PRINCIPAL_STARTS, text, settings.retry_after) from None
 
-    def _share(self, principal: Principal) -> _Share:
+    def _share(self, principal: Principal) -> Share:
         share = self._shares.get(principal)
         if share is None:
-            share = self._shares[principal] = _Share()
+            share = self._shares[principal] = Share(principal)
         return share
 
-    def _drop_if_empty(self, principal: Principal, share: _Share) -> None:
+    def _drop_if_empty(self, share: Share) -> None:
         if not (share.sessions or share.children or share.calls):
-            del self._shares[principal]
+            del self._shares[share.principal]
 
     def _all_in_use(self, reason: Refusal, what: str) -> LimitReached:
         self._refused[reason] += 1

@@ -3,11 +3,12 @@
 import asyncio
 from dataclasses import dataclass
 
-from ..bridge import Bridge, Exchange, LegacySession, Link
+from ..bridge import Bridge, Budget, Exchange, LegacySession, Link
 from ..errors import BridgeBroken
 from ..protocol.handshake import Agreement
 from ..supervisor.restart import Breaker, BreakerStatistics
 from .principal import Principal
+from .quotas import Share
 
 __all__ = ["Opened", "Session", "SessionBridge", "SessionStatistics", "log_name"]
 
@@ -32,6 +33,8 @@ class Session:
         waking: The link that is being made ready for it, or None if none is.
         keepers: The tasks that see its children through, but for those that have been replaced.
         breaker: When a child that keeps crashing is left alone; None as long as none has crashed.
+        share: What its principal has of the node.
+        budget: Bytes that messages of its principal may hold.
     """
 
     __slots__ = (
@@ -39,6 +42,7 @@ class Session:
         "began",
         "breaker",
         "bridge",
+        "budget",
         "ended",
         "generation",
         "id",
@@ -47,13 +51,25 @@ class Session:
         "last_used",
         "outdated",
         "principal",
+        "share",
         "waking",
     )
 
-    def __init__(self, session_id: str, principal: Principal, bridge: SessionBridge, now: float) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        principal: Principal,
+        bridge: SessionBridge,
+        now: float,
+        *,
+        share: Share,
+        budget: Budget,
+    ) -> None:
         self.id = session_id
         self.principal = principal
         self.bridge = bridge
+        self.share = share
+        self.budget = budget
         self.agreement: Agreement | None = None
         self.began = self.last_used = now
         self.idle_timer: asyncio.TimerHandle | None = None

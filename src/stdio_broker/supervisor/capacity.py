@@ -113,12 +113,12 @@ class ProcessLimit:
 
     Attributes:
         maximum: How many there may be.
-        current: The file that says how many there are.
+        current: The file that says how many there are. Text, because a `Path` costs as much as to read it.
         setting: What sets it, for whoever has to raise it.
     """
 
     maximum: int
-    current: Path
+    current: str
     setting: str
 
     @property
@@ -183,7 +183,7 @@ class ProcessLimits:
             if str((self._proc / "self/ns/pid").readlink()) == _FIRST_NAMESPACE:
                 sysctls.append("pid_max")
         limits = [
-            ProcessLimit(maximum, self._proc / "loadavg", f"sysctl kernel.{name}")
+            ProcessLimit(maximum, str(self._proc / "loadavg"), f"sysctl kernel.{name}")
             for name in sysctls
             if (maximum := _number(self._proc / "sys/kernel" / name)) is not None
         ]
@@ -218,7 +218,7 @@ def _of_group(folder: Path) -> ProcessLimit | None:
     if maximum is None:
         return None
     setting = "a service's TasksMax=, a container's --pids-limit"
-    return ProcessLimit(maximum, folder / "pids.current", setting)
+    return ProcessLimit(maximum, str(folder / "pids.current"), setting)
 
 
 def _lines(path: Path) -> list[str]:
@@ -237,7 +237,7 @@ def _number(path: Path) -> int | None:
         return None
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path | str) -> bytes:
     # A third of the time that `read_bytes` takes.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

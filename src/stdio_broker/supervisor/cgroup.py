@@ -18,6 +18,7 @@ proc_pid_mountinfo(5); cgroup_namespaces(7).
 
 import atexit
 import contextlib
+import enum
 import errno
 import logging
 import os
@@ -32,7 +33,7 @@ from pathlib import Path
 from .controllers import enable, place_with
 from .warden_process import MAX_ENVIRONMENT_BYTES, PROC, remove_group
 
-__all__ = ["Cgroup", "CgroupFolder", "default_folder", "limiting_folder"]
+__all__ = ["Cgroup", "CgroupFolder", "Held", "default_folder", "limiting_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,13 @@ _ENDED = {b"Z", b"X"}
 #: A limit that there is none of where the kernel counts no swap.
 _OPTIONAL = {"memory.swap.max"}
 
+#: What `cgroup.events` says of a group as it was made.
+_CLEAN = b"populated 0\nfrozen 0\n"
+
+#: Groups that are kept for the next children. To make one and to remove it costs the kernel more than to
+#: kill who is in it.
+SPARE_GROUPS = 16
+
 #: The parent of the kernel's own threads.
 _KTHREADD = 2
 
@@ -58,47 +66,74 @@ _KTHREADD = 2
 _STARTED = 19
 
 
+class Held(enum.IntEnum):
+    """Who is in a group, after a process was put into it. False is doubt."""
+
+    #: Somebody ended, or had no environment, while it was looked at, and who that was, or what it
+    #: forked, has not been found.
+    DOUBT = 0
+    #: The process, and all that it had forked.
+    FAMILY = 1
+    #: The process. It had forked nobody.
+    ALONE = 2
+
+
 class Cgroup:
     """The control group of one child.
+
+    Args:
+        path: Its folder. Text, because a `Path` costs as much as the system calls do, and all this is
+            on the way of every start and of every end.
+
+    Attributes:
+        clean: Whether nobody is in it any more, and it is as it was when it was made, as far as `kill`
+            has seen.
 
     Raises:
         OSError: It cannot be made.
     """
 
-    __slots__ = ("path",)
+    __slots__ = ("clean", "path")
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
-        os.mkdir(path)  # noqa: PTH102 - on the way of every start
+        self.clean = False
+        os.mkdir(path)  # noqa: PTH102 - see above
 
-    def adopt(self, pid: int, key: str) -> bool:
+    @property
+    def name(self) -> str:
+        """Its name, which no other group has, here or anywhere."""
+        return self.path.rpartition("/")[2]
+
+    def adopt(self, pid: int, key: str) -> Held:
         """Put a process, that has just been started, and what it has forked already into the group.
 
         Args:
             pid: The process. It is ours and not reaped, so the number is its own.
             key: Its mark, by which to find its descendants.
 
-        Returns:
-            Whether nobody is outside. False is doubt: somebody ended, or had no environment, while
-            it was looked at, and who that was, or what it forked, has not been found.
-
         Raises:
             OSError: It may not be moved.
         """
+        self.clean = False
         with contextlib.suppress(ProcessLookupError):  # SIGCHLD is ignored: it is collected already
             self._move(pid)
-        for _ in range(STRAY_ROUNDS):
+        if _last_pid() == pid:  # nobody has forked since, and so it has not
+            return Held.ALONE
+        for number in range(STRAY_ROUNDS):
             descendants, certain = _tree(pid)
+            if certain and not descendants and not number:
+                return Held.ALONE
             if not certain:
                 descendants, certain = _search(pid, key)
             strays = [process for process in descendants if not self._holds(process)]
             if certain and not strays:
-                return True
+                return Held.FAMILY
             for stray in strays:
                 # A number is not given to a stranger before all others have been: not so soon.
                 with contextlib.suppress(OSError):  # it has ended
                     self._move(stray)
-        return False
+        return Held.DOUBT
 
     def limit(self, limits: Mapping[str, int]) -> None:
         """Limit what may be used in it.
@@ -114,20 +149,31 @@ class Cgroup:
                     raise OSError(f"its {name} cannot be set to {value}: {exc.strerror}") from exc
 
     def kill(self) -> None:
-        """Kill everybody in it."""
+        """Kill everybody in it, if there is anybody: nobody comes in but by `adopt`."""
+        if self.clean:
+            return
         with contextlib.suppress(OSError):  # it is removed already
-            self._write("cgroup.kill", b"1")
+            self.clean = self._events() == _CLEAN
+            if not self.clean:
+                self._write("cgroup.kill", b"1")
 
     def populated(self) -> bool:
         """Return whether anybody lives in it, or in a group inside; zombies do not count."""
+        if self.clean:
+            return False
         try:
-            return b"populated 1" in _read(self.path / "cgroup.events")
+            events = self._events()
         except OSError:
             return False
+        self.clean = events == _CLEAN
+        return b"populated 1" in events
 
     def remove(self) -> bool:
         """Remove it, with the groups that were made inside; False if somebody is in it."""
-        return remove_group(str(self.path))
+        return remove_group(self.path)
+
+    def _events(self) -> bytes:
+        return _read(f"{self.path}/cgroup.events", 128)
 
     def _holds(self, pid: int) -> bool:
         try:
@@ -135,13 +181,13 @@ class Cgroup:
         except OSError:
             return False
         # The name is nobody else's. What has ended is shown where it was, or in the root.
-        return os.fsencode(f"/{self.path.name}") in groups
+        return f"/{self.name}".encode() in groups
 
     def _move(self, pid: int) -> None:
         self._write("cgroup.procs", b"%d" % pid)
 
     def _write(self, name: str, data: bytes) -> None:
-        descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CLOEXEC)
+        descriptor = os.open(f"{self.path}/{name}", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(descriptor, data)
         finally:
@@ -207,9 +253,9 @@ def _search(pid: int, key: str) -> tuple[set[int], bool]:
 def _younger_than(pid: int) -> Iterator[tuple[int, int, int]]:
     """Yield each living process that was started after one, with its parent and its session."""
     started = last = 0
-    with contextlib.suppress(OSError):  # it has been collected; or there is no such file (ProcSubset=pid)
+    with contextlib.suppress(OSError):  # it has been collected
         started = int(_stat(pid)[_STARTED])
-        last = int(_read(f"{PROC}/loadavg").split()[-1])
+        last = _last_pid()
     for entry in os.listdir(PROC):  # noqa: PTH208 - a thousand Path objects cost more than the look
         # Numbers are given in ascending order, and begin again when the highest has been reached.
         if entry.isdigit() and (int(entry) > pid or last < pid):
@@ -217,6 +263,14 @@ def _younger_than(pid: int) -> Iterator[tuple[int, int, int]]:
                 state, parent, _, session, *_ = fields = _stat(int(entry))
                 if state not in _ENDED and int(fields[_STARTED]) >= started and int(parent) != _KTHREADD:
                     yield int(entry), int(parent), int(session)
+
+
+def _last_pid() -> int:
+    """Return the number that was given to a process or thread last; 0 where that is not told."""
+    try:
+        return int(_read("/proc/loadavg", 128).split()[-1])
+    except OSError:  # there is no such file (ProcSubset=pid)
+        return 0
 
 
 def _stat(pid: int) -> list[bytes]:
@@ -244,13 +298,27 @@ class CgroupFolder:
         self._reported: set[str] = set()
         #: Groups in which somebody has outlived SIGKILL: as many as there are such children.
         self._populated: list[Cgroup] = []
+        #: Groups in which nobody is any more, for those that shall limit nothing.
+        self._spare: list[Cgroup] = []
 
-    def make(self, name: str, *, limits: Mapping[str, int] | None = None) -> Cgroup:
-        """Make a group.
+    def place(self) -> str:
+        """Return where the groups are, each under its name; empty if there can be none.
+
+        Raises:
+            OSError: That cannot be found out now.
+        """
+        with self._lock:
+            if not self._looked:
+                self._look()
+        return "" if self._why_not else str(self._path)
+
+    def make(self, name: str, *, limits: Mapping[str, int] | None = None, fresh: bool = False) -> Cgroup:
+        """Make a group, or return one that an earlier child has left as it was made.
 
         Args:
-            name: Its name.
+            name: Its name, if it is made.
             limits: What it limits: its files, and what to write to them.
+            fresh: Whether it must be made.
 
         Raises:
             OSError: Control groups cannot be used here, and the message says why; one with a number
@@ -260,8 +328,10 @@ class CgroupFolder:
             if not self._looked:
                 self._look()
             self._populated = [group for group in self._populated if not group.remove()]
-        if self._path is None or self._why_not:
-            raise OSError(self._why_not)
+            if self._path is None or self._why_not:
+                raise OSError(self._why_not)
+            if self._spare and not fresh:
+                return self._spare.pop()
         group = _make(self._path, name)
         try:
             group.limit(limits or {})
@@ -271,7 +341,14 @@ class CgroupFolder:
         return group
 
     def remove(self, group: Cgroup) -> bool:
-        """Remove a group; False if somebody is in it, and then it is removed when he has gone."""
+        """Remove a group, or keep it for another child; False if somebody is in it.
+
+        Then it is removed when he has gone.
+        """
+        with self._lock:
+            if group.clean and not self._controllers and len(self._spare) < SPARE_GROUPS:
+                self._spare.append(group)
+                return True
         removed = group.remove()
         if not removed:
             with self._lock:
@@ -321,18 +398,18 @@ def _make_folder(proc: Path, controllers: Collection[str]) -> Path:
     above = place_with(own, controllers) if controllers else own
     folder = _make(above, f"stdio-broker-{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        _check(above, folder.path)
+        _check(above, Path(folder.path))
         if controllers:
-            enable(folder.path, controllers)
+            enable(Path(folder.path), controllers)
     except OSError:
         folder.remove()
         raise
-    return folder.path
+    return Path(folder.path)
 
 
 def _make(folder: Path, name: str) -> Cgroup:
     try:
-        return Cgroup(folder / name)
+        return Cgroup(f"{folder}/{name}")
     except OSError as exc:
         # Without its number, which would be taken for the program's own: the caller explains those.
         raise OSError(f"no control group can be made in {folder}: {exc.strerror}") from exc

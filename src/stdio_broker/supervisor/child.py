@@ -7,6 +7,7 @@ or reported. It knows no protocol.
 """
 
 import asyncio
+import functools
 import logging
 import os
 import signal
@@ -136,7 +137,7 @@ class Child:
         self._ladder = Ladder({name: getattr(config, name) for name in GRACES})
         self._state = State.RUNNING
         self._changed = Flag()
-        self._stopping = False
+        self._stopping = Flag()
         self._cancelled = False
         self._status: ExitStatus | None = None
         self.exited = Flag()
@@ -147,7 +148,11 @@ class Child:
             else PidfdWatch(loop, spawned.pid, spawned.pidfd, self._exit_peeked)
         )
         self.stdin = LineWriter(
-            loop, spawned.stdin, buffer_bytes=config.stdin_buffer_bytes, on_flushed=self._flushed
+            loop,
+            spawned.stdin,
+            buffer_bytes=config.stdin_buffer_bytes,
+            # Not a method of ours: who is done shall not have to be found by the garbage collector.
+            on_flushed=functools.partial(_flushed, self._stopping, self._changed),
         )
         self.stdout = LineReader(
             loop,
@@ -183,7 +188,7 @@ class Child:
     @property
     def stop_requested(self) -> bool:
         """Whether somebody has asked it to end."""
-        return self._stopping
+        return self._stopping.is_set()
 
     @property
     def stderr_tail(self) -> tuple[str, ...]:
@@ -230,9 +235,7 @@ class Child:
         Raises:
             ValueError: A grace is negative.
         """
-        self._ladder.shorten(eof_grace=eof_grace, stop_grace=stop_grace)
-        self._stopping = True
-        self._changed.set()
+        self.stop_nowait(eof_grace=eof_grace, stop_grace=stop_grace)
         try:
             await self.done.wait()
         except asyncio.CancelledError:
@@ -241,6 +244,16 @@ class Child:
             await self.done.wait()
             raise
         return self.exit_status()
+
+    def stop_nowait(self, *, eof_grace: float | None = None, stop_grace: float | None = None) -> None:
+        """Begin what `stop` does, and do not wait for its end.
+
+        Raises:
+            ValueError: A grace is negative.
+        """
+        self._ladder.shorten(eof_grace=eof_grace, stop_grace=stop_grace)
+        self._stopping.set()
+        self._changed.set()
 
     async def __aenter__(self) -> Self:
         """Return the child; it is running already."""
@@ -251,10 +264,6 @@ class Child:
     ) -> None:
         """Stop it."""
         await self.stop()
-
-    def _flushed(self) -> None:
-        if self._stopping:  # else nobody waits for it, and it comes with every line
-            self._changed.set()
 
     def _exit_peeked(self) -> None:
         self.exited.set()
@@ -269,9 +278,7 @@ class Child:
             )
 
     def _hurry(self) -> None:
-        self._stopping = True
-        self._ladder.shorten(eof_grace=0, stop_grace=0)
-        self._changed.set()
+        self.stop_nowait(eof_grace=0, stop_grace=0)
 
     def _enter(self, state: State) -> None:
         self._state = follow(self._state, state)
@@ -282,7 +289,7 @@ class Child:
     async def _live(self) -> None:
         """Wait for the end, and see it through. The only writer of the child's state."""
         try:
-            await self._until(lambda: self.exited.is_set() or self._stopping)
+            await self._until(lambda: self.exited.is_set() or self._stopping.is_set())
             self._status = await self._end()
         except GeneratorExit:  # the event loop was closed under us
             self._abandon()
@@ -449,6 +456,12 @@ class Child:
             finally:
                 if timer is not None:
                     timer.cancel()
+
+
+def _flushed(stopping: Flag, changed: Flag) -> None:
+    """Wake a child's task. Only while it is being stopped: this comes with every line."""
+    if stopping.is_set():
+        changed.set()
 
 
 def _as_signal(waited: Waited) -> Waited:

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from . import shim_process
-from .cgroup import Cgroup, CgroupFolder, default_folder, limiting_folder
+from .cgroup import Cgroup, CgroupFolder, Held, default_folder, limiting_folder
 from .config import Config
 from .warden import Lifeline, default_lifeline, new_key
 from .warden_process import MARK
@@ -53,8 +53,8 @@ class Containment(Protocol):
     def pass_fds(self) -> tuple[int, ...]:
         """Descriptors that the process inherits."""
 
-    def adopt(self, pid: int, pidfd: int | None, /) -> None:
-        """Take the process that was started.
+    def adopt(self, pid: int, pidfd: int | None, /) -> bool:
+        """Take the process that was started; return whether it has certainly forked nobody before.
 
         Raises:
             OSError: It cannot be held; it must be ended.
@@ -80,8 +80,9 @@ class Uncontained:
         """Change nothing."""
         return argv, env
 
-    def adopt(self, pid: int, pidfd: int | None) -> None:
+    def adopt(self, _pid: int, _pidfd: int | None) -> bool:
         """Do nothing."""
+        return False
 
     def kill(self) -> None:
         """Do nothing: whoever holds it signals its group."""
@@ -108,7 +109,7 @@ class Contained:
     pass_fds: tuple[int, ...] = ()
 
     def __init__(self, config: Config, lifeline: Lifeline | None, folder: CgroupFolder | None) -> None:
-        self.key = new_key()
+        self._key = ""
         self._config = config
         self._lifeline = lifeline
         self._folder = folder
@@ -122,43 +123,29 @@ class Contained:
         self._escaped = False
 
     def launch(self, argv: Sequence[str], env: Mapping[str, str]) -> tuple[Sequence[str], Mapping[str, str]]:
-        """Mark it, make its control group, and announce it to the warden."""
+        """Announce it to the warden, make its control group, and mark it."""
+        self._key = self._new_key()
         if self._folder is not None:
             try:
-                self._cgroup = self._folder.make(self.key, limits=self._limits)
+                self._cgroup = self._folder.make(self._key, limits=self._limits)
             except OSError as exc:
                 if self._group_required or exc.errno is not None:
                     raise
                 self._folder.report(exc)
-        if self._lifeline is not None:
-            self._lifeline.watch(
-                self.key,
-                eof_grace=self._config.eof_grace,
-                stop_grace=self._config.stop_grace,
-                orphans=self._config.orphans,
-                cgroup="" if self._cgroup is None else str(self._cgroup.path),
-            )
         # What is there already marks us, as the child of another supervisor, and goes on doing so.
         outer = os.environ.get(MARK)
-        mark = {MARK: f"{outer},{self.key}" if outer else self.key}
+        mark = {MARK: f"{outer},{self._key}" if outer else self._key}
         return argv, mark | dict(env) | mark  # the first of all, and whatever is inherited
 
-    def adopt(self, pid: int, pidfd: int | None) -> None:
+    def adopt(self, pid: int, pidfd: int | None) -> bool:
         """Put it into its control group, and tell the warden whom to look after."""
+        alone = False
         if self._folder is not None and self._cgroup is not None:
-            try:
-                self._escaped = not self._cgroup.adopt(pid, self.key)
-            except OSError as exc:
-                if exc.errno in _FULL:
-                    raise
-                why = OSError(f"it cannot be put into its control group: {exc.strerror}")
-                if self._group_required:
-                    raise why from exc
-                self._folder.give_up(why)
-                self._folder.remove(self._cgroup)
-                self._cgroup = None
+            alone = self._join(self._folder, self._cgroup, pid)
         if self._lifeline is not None:
-            self._lifeline.started(self.key, pid, pidfd)
+            group = "" if self._cgroup is None else self._cgroup.path
+            self._lifeline.started(self._key, pid, pidfd, group)
+        return alone
 
     def kill(self) -> None:
         """Kill everybody in its control group; begin a hunt, if somebody may be outside."""
@@ -166,23 +153,58 @@ class Contained:
             self._cgroup.kill()
         hunted = self._cgroup is None or self._escaped
         if hunted and self._lifeline is not None and self._config.orphans == "kill":
-            self._lifeline.hunt(self.key)
+            self._lifeline.hunt(self._key)
 
     def alive(self) -> bool:
         """Return whether somebody is in its control group, or the hunt has not found nobody yet."""
         if self._cgroup is not None and self._cgroup.populated():
             return True
-        found = 0 if self._lifeline is None else self._lifeline.found(self.key)
+        found = 0 if self._lifeline is None else self._lifeline.found(self._key)
         if found:
             self.kill()
         return found != 0
 
     def close(self) -> None:
-        """Remove the control group, and take the child back from the warden."""
-        removed = self._folder is None or self._cgroup is None or self._folder.remove(self._cgroup)
+        """Give the control group back, and take the child back from the warden."""
+        group, removed = self._cgroup, True
+        if self._folder is not None and group is not None and not group.clean:
+            removed = self._folder.remove(group)
         if self._lifeline is not None:
             # Who cannot be killed now may be when we are gone.
-            self._lifeline.forget(self.key, altogether=removed)
+            self._lifeline.forget(self._key, altogether=removed)
+        if self._folder is not None and group is not None and group.clean:
+            self._folder.remove(group)  # last: from here on it may be another child's
+
+    def _new_key(self) -> str:
+        if self._lifeline is None:
+            return new_key()
+        return self._lifeline.announce(
+            eof_grace=self._config.eof_grace,
+            stop_grace=self._config.stop_grace,
+            orphans=self._config.orphans,
+            folder="" if self._folder is None else self._folder.place(),
+        )
+
+    def _join(self, folder: CgroupFolder, group: Cgroup, pid: int) -> bool:
+        """Put it into its control group; return whether it has certainly forked nobody yet."""
+        try:
+            held = group.adopt(pid, self._key)
+        except OSError as exc:
+            if exc.errno in _FULL:
+                raise
+            if group.name != self._key:  # it was another child's, and has been changed by it
+                folder.remove(group)
+                self._cgroup = group = folder.make(self._key, fresh=True)
+                return self._join(folder, group, pid)
+            why = OSError(f"it cannot be put into its control group: {exc.strerror}")
+            if self._group_required:
+                raise why from exc
+            folder.give_up(why)
+            folder.remove(group)
+            self._cgroup = None
+            return False
+        self._escaped = not held
+        return held is Held.ALONE
 
 
 class Shimmed:
@@ -221,8 +243,11 @@ class Shimmed:
         ]
         return [*shim, "--", *argv], env
 
-    def adopt(self, _pid: int, pidfd: int | None) -> None:
-        """Have the command started, and wait until it runs: as long as its exec takes."""
+    def adopt(self, _pid: int, pidfd: int | None) -> bool:
+        """Have the command started, and wait until it runs: as long as its exec takes.
+
+        It is the first that the shim forks.
+        """
         self._pidfd = pidfd
         os.close(self._theirs)  # else we could not see that the shim ends without a word
         self._theirs = -1
@@ -236,6 +261,7 @@ class Shimmed:
             raise OSError("its shim has ended before it could start the command")
         if code := int(answer):
             raise OSError(code, os.strerror(code), self._program)
+        return True
 
     def kill(self) -> None:
         """Have the shim kill everything, and then end itself."""

@@ -27,6 +27,14 @@ MINIMAL = (
 )
 
 
+def _split(names: Collection[str]) -> tuple[frozenset[str], tuple[str, ...]]:
+    exact = frozenset(name for name in names if not name.endswith("*"))
+    return exact, tuple(name[:-1] for name in names if name.endswith("*"))
+
+
+_MINIMAL = _split(MINIMAL)
+
+
 def build_environment(
     ours: Mapping[str, str],
     *,
@@ -43,9 +51,7 @@ def build_environment(
     if inherit == "all":
         env = dict(ours)
     else:
-        names = MINIMAL if inherit == "minimal" else tuple(inherit)
-        exact = {name for name in names if not name.endswith("*")}
-        prefixes = tuple(name[:-1] for name in names if name.endswith("*"))
+        exact, prefixes = _MINIMAL if inherit == "minimal" else _split(inherit)
         # First the names: to take the value of one out of `os.environ` costs two conversions.
         wanted = [name for name in ours if name in exact or (prefixes and name.startswith(prefixes))]
         env = {name: ours[name] for name in wanted}

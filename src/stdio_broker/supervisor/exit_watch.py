@@ -91,7 +91,9 @@ class PidfdWatch:
 
     def _readable(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        self._on_exit()
+        # Let go of it: who is done shall not have to be found by the garbage collector.
+        on_exit, self._on_exit = self._on_exit, _nothing
+        on_exit()
 
     def reap(self) -> Waited:
         """Collect the exit."""
@@ -163,8 +165,9 @@ class ThreadWatch:
         if not _wait_for_exit(self._pid):
             # SIGCHLD is ignored: the system has collected it, and the number may be a stranger's.
             self._reaped = True
+        on_exit, self._on_exit = self._on_exit, _nothing  # as above
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._on_exit)
+            self._loop.call_soon_threadsafe(on_exit)
 
     def reap(self) -> Waited:
         """Collect the exit."""
@@ -192,6 +195,10 @@ class ThreadWatch:
     def release(self) -> int | None:
         """Hold nothing."""
         return None
+
+
+def _nothing() -> None:
+    """Stand for what was called already."""
 
 
 def _wait_for_exit(pid: int) -> bool:

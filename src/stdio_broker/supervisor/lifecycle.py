@@ -25,6 +25,9 @@ GRACES: tuple[Grace, ...] = get_args(Grace)
 class State(enum.Enum):
     """Where in its life a child is, in the order of a life that takes every step."""
 
+    # There is one of each. That of `Enum` is a function in Python, and they are looked up all the time.
+    __hash__ = object.__hash__
+
     RUNNING = "running"
     FLUSH = "flush"
     EOF = "eof"

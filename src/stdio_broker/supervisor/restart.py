@@ -186,7 +186,7 @@ class Breaker:
         self._retry_at = now + self._uniform(0.0, self._backoff)
         self._backoff = min(self._policy.max_backoff, 2 * self._backoff)
         was_closed = self._state is BreakerState.CLOSED
-        if was_closed and self._recent(now) <= self._policy.max_restarts:
+        if was_closed and self.failures(now) <= self._policy.max_restarts:
             return False
         self._state = BreakerState.OPEN
         self._openings += 1
@@ -205,10 +205,11 @@ class Breaker:
         """Return a snapshot."""
         return BreakerStatistics(
             state=self._state,
-            failures=self._recent(now),
+            failures=self.failures(now),
             retry_after=self.backoff(now) if self._state is BreakerState.OPEN else 0.0,
             last_reason=self._reason,
         )
 
-    def _recent(self, now: float) -> int:
+    def failures(self, now: float) -> int:
+        """Failures within the window, counted up to one more than the policy bears."""
         return sum(now - failure <= self._policy.window for failure in self._failures)

@@ -94,9 +94,15 @@ class PipeSource:
             self.pause()
             os.close(self._fd)
             self._fd = -1
-            self._on_end()
+            # Let go of both: who is done shall not have to be found by the garbage collector.
+            on_end, self._on_data, self._on_end = self._on_end, _nothing, _nothing
+            on_end()
 
     def release(self) -> int:
         """Give the descriptor to the caller, or -1 at the end. For when the loop is gone."""
         fd, self._fd = self._fd, -1
         return fd
+
+
+def _nothing(*_: bytes) -> None:
+    """Stand for what is not called any more."""

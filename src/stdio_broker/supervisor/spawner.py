@@ -27,7 +27,7 @@ from ..errors import SpawnError
 from .capacity import refusal, refuse_when_full
 from .containment import Containment, Uncontained
 from .descriptors import restore_descriptor_limit
-from .limits import Limits, apply_limits
+from .limits import Limits, apply_limits, apply_limits_to_descendants
 from .signals import nothing_blocked
 
 __all__ = ["Spawned", "Spawner", "default_spawner"]
@@ -217,18 +217,12 @@ def _start(job: _Job) -> None:
 
 
 def _spawn(job: _Job) -> Spawned:
-    with contextlib.ExitStack() as undo:
-
-        def pipe() -> tuple[int, int]:
-            ends = os.pipe()  # close-on-exec: no other child inherits them
-            for end in ends:
-                undo.callback(os.close, end)
-            return ends
-
-        child_stdin, stdin = pipe()
-        stdout, child_stdout = pipe()
-        stderr, child_stderr = pipe()
-        refuse_when_full(job.argv[0], child_stdin, stdin, stdout, child_stdout, stderr, child_stderr)
+    ends: list[int] = []
+    try:
+        for _ in range(3):
+            ends += os.pipe()  # close-on-exec: no other child inherits them
+        child_stdin, stdin, stdout, child_stdout, stderr, child_stderr = ends
+        refuse_when_full(job.argv[0], *ends)
         for end in (stdin, stdout, stderr):
             os.set_blocking(end, False)
         pid = _launch(job, child_stdin, child_stdout, child_stderr)
@@ -240,25 +234,28 @@ def _spawn(job: _Job) -> Spawned:
             restore_descriptor_limit(pid)
             if job.limits is not None:
                 apply_limits(job.limits, pid)
-            job.containment.adopt(pid, pidfd)
+            alone = job.containment.adopt(pid, pidfd)
+            if job.limits is not None and not alone:
+                apply_limits_to_descendants(job.limits, pid)
         except OSError as exc:
-            undo.pop_all().close()
+            while ends:
+                os.close(ends.pop())
             # No such process: SIGCHLD is ignored, so the system has collected it already, and the
             # number may be a stranger's.
             lost = pidfd is None and exc.errno == errno.ESRCH
             _end(None if lost else pid, job.containment)
             _close(pidfd)
             raise
-        undo.pop_all()
-        for end in (child_stdin, child_stdout, child_stderr):
-            os.close(end)
+    except BaseException:
+        _close(*ends)
+        raise
+    _close(child_stdin, child_stdout, child_stderr)
     return Spawned(pid, pidfd, stdin, stdout, stderr, job.containment)
 
 
 def _launch(job: _Job, stdin: int, stdout: int, stderr: int) -> int:
     """Start the process with these pipes as its own; return its pid."""
-    with contextlib.ExitStack() as undo:
-        undo.callback(job.containment.close)
+    try:
         argv, env = job.containment.launch(job.argv, job.env)
         with nothing_blocked():
             process = subprocess.Popen(
@@ -272,7 +269,9 @@ def _launch(job: _Job, stdin: int, stdout: int, stderr: int) -> int:
                 close_fds=True,
                 pass_fds=job.containment.pass_fds,
             )
-        undo.pop_all()
+    except BaseException:
+        job.containment.close()
+        raise
     # From here on the process is ours alone. A Popen that thinks it runs would poll it when
     # garbage-collected, and so steal the exit.
     process.returncode = 0

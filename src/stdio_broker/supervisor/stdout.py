@@ -18,7 +18,8 @@ __all__ = ["LineReader"]
 class LineReader:
     """The lines of a child's stdout, for one consumer.
 
-    Iterate, or call `receive`. Lines are bytes without their newline; nothing is decoded.
+    Iterate, or call `receive`, or have them handed over by `forward`. Lines are bytes without their
+    newline; nothing is decoded.
 
     Args:
         fd: Read end of the pipe, non-blocking; taken over.
@@ -37,6 +38,8 @@ class LineReader:
         "_on_end",
         "_source",
         "_splitter",
+        "_take",
+        "_take_below",
         "_unread",
         "_waiter",
     )
@@ -60,6 +63,8 @@ class LineReader:
         self._discarded = 0
         self._draining = False
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Callable[[bytes | OversizeLine], None] | None = None
+        self._take_below = 0
         self._source = PipeSource(loop, fd, self._data, self._end)
 
     async def receive(self) -> bytes:
@@ -71,10 +76,7 @@ class LineReader:
         """
         while not self._lines:
             await self._wait()
-        line = self._lines.popleft()
-        if not self._lines:
-            self._lines = NOTHING
-        self._taken(_size(line))
+        line = self._pop()
         if isinstance(line, OversizeLine):
             raise LineTooLong(line.length, self._max_line_bytes, head=line.head, tail=line.tail)
         return line
@@ -93,6 +95,31 @@ class LineReader:
         self._lines = NOTHING
         self._taken(self._unread)
         return lines
+
+    async def forward(self, take: Callable[[bytes | OversizeLine], None], *, below_bytes: int) -> bytes:
+        """Hand over lines as they arrive, until there is a long one, which is returned.
+
+        A line is handed over in the very turn of the event loop in which it is read: no task has to be
+        woken for it. Whoever takes it must not wait, and should be quick.
+
+        Args:
+            take: Gets each line. What it raises is raised here; the line is gone.
+            below_bytes: A line of so many bytes is a long one.
+
+        Raises:
+            EndOfOutput: There are no more lines.
+        """
+        while True:
+            while self._lines:
+                line = self._pop()
+                if isinstance(line, bytes) and len(line) >= below_bytes:
+                    return line
+                take(line)
+            self._take, self._take_below = take, below_bytes
+            try:
+                await self._wait()
+            finally:
+                self._take = None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Iterate over the lines until the end of the output."""
@@ -144,6 +171,13 @@ class LineReader:
         finally:
             self._waiter = None
 
+    def _pop(self) -> bytes | OversizeLine:
+        line = self._lines.popleft()
+        if not self._lines:
+            self._lines = NOTHING
+        self._taken(_size(line))
+        return line
+
     def _taken(self, size: int) -> None:
         self._unread -= size
         if self._unread <= self._buffer_bytes // 2:
@@ -151,9 +185,24 @@ class LineReader:
 
     def _data(self, chunk: bytes) -> None:
         for line in self._splitter.feed(chunk):
-            self._add(line)
+            if (
+                self._take is None
+                or self._lines
+                or (isinstance(line, bytes) and len(line) >= self._take_below)
+            ):
+                self._add(line)
+            else:
+                self._hand_over(self._take, line)
         if self._unread >= self._buffer_bytes and not self._draining:
             self._source.pause()
+
+    def _hand_over(self, take: Callable[[bytes | OversizeLine], None], line: bytes | OversizeLine) -> None:
+        try:
+            take(line)
+        except Exception as exc:  # noqa: BLE001 - it is for the task that has given us `take`
+            self._take = None
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_exception(exc)
 
     def _add(self, line: bytes | OversizeLine) -> None:
         size = _size(line)

@@ -59,9 +59,9 @@ class Temporary:
         self._path, self._lock = _make()
         return self._inner.launch(argv, {**env, **dict.fromkeys(VARIABLES, self._path)})
 
-    def adopt(self, pid: int, pidfd: int | None) -> None:
+    def adopt(self, pid: int, pidfd: int | None) -> bool:
         """Have the other one take it."""
-        self._inner.adopt(pid, pidfd)
+        return self._inner.adopt(pid, pidfd)
 
     def kill(self) -> None:
         """Have the other one kill it."""

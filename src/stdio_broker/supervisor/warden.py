@@ -22,6 +22,8 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
 from . import warden_process
 from .restart import Breaker, RestartPolicy
@@ -45,6 +47,12 @@ SEND_TIMEOUT = 2.0
 #: Seconds that the end of the program waits for what the warden still has to end.
 CLOSE_TIMEOUT = 2.0
 
+#: Most that is sent in front of the start of a child in one message. See `PACKET_BYTES`.
+TOGETHER = 6
+
+#: Of how many configurations a name is kept ready.
+SPARE_NAMES = 8
+
 #: How many deaths are borne. After more it is not started again.
 DEATHS = RestartPolicy()
 
@@ -65,6 +73,16 @@ def new_key() -> str:
 class _Started:
     pid: int
     pidfd: int | None
+    cgroup: str
+
+
+class _Wish(NamedTuple):
+    """How the children of one configuration shall end, should we be killed. See `Lifeline.announce`."""
+
+    eof_grace: float
+    stop_grace: float
+    orphans: str
+    folder: str
 
 
 @dataclass(slots=True)
@@ -86,7 +104,9 @@ class Lifeline:
         self._wards: dict[str, _Ward] = {}
         #: Of each child that is hunted: the round, and how many were found in it, once it is over.
         self._hunts: dict[str, tuple[int, int | None]] = {}
-        #: What did not fit into the socket yet.
+        #: Names that nobody bears yet, one for each wish.
+        self._spare: dict[_Wish, str] = {}
+        #: What goes with the next message, or did not fit into the socket yet.
         self._later: deque[bytes] = deque()
         self._connection: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -99,32 +119,44 @@ class Lifeline:
         """The warden's pid; None while there is none."""
         return None if self._process is None else self._process.pid
 
-    def watch(self, key: str, *, eof_grace: float, stop_grace: float, orphans: str, cgroup: str) -> bool:
-        """Announce a child that is about to be started; False if there is no warden.
+    def announce(self, *, eof_grace: float, stop_grace: float, orphans: str, folder: str) -> str:
+        """Return a name for a child that is about to be started. The warden knows it, if there is one.
 
-        May take as long as a start of a program does.
+        With each name the next one is announced, by the message that the process has been started: so
+        there is one message for a start, not two. May take as long as a start of a program does.
+
+        Args:
+            eof_grace: Seconds between our death, which is EOF on its stdin, and SIGTERM.
+            stop_grace: Seconds between SIGTERM and SIGKILL.
+            orphans: Whether what it leaves behind may live ("leave") or not ("kill").
+            folder: Where the control groups are; empty if it gets none.
         """
-        facts = ("watch", key, str(eof_grace), str(stop_grace), orphans, cgroup)
-        ward = _Ward(_packet(*facts))
+        wish = _Wish(eof_grace, stop_grace, orphans, folder)
         with self._lock:
-            if self._process is None and not self._start():
-                return False
-            self._wards[key] = ward
-            self._send(ward.watch)
-        return True
+            key = self._spare.pop(wish, "") or new_key()
+            if key not in self._wards and not self._watch(key, wish):
+                return key
+            if self._wards[key].watch in self._later:
+                self._flush()
+            if self._watch(spare := new_key(), wish):
+                self._spare[wish] = spare
+            if len(self._spare) > SPARE_NAMES:
+                self._forget(self._spare.pop(next(iter(self._spare))))
+        return key
 
-    def started(self, key: str, pid: int, pidfd: int | None) -> None:
+    def started(self, key: str, pid: int, pidfd: int | None, cgroup: str = "") -> None:
         """Give the warden the process of an announced child. May wait, at most `SEND_TIMEOUT`.
 
         Args:
             key: The child's name.
             pid: Its pid.
             pidfd: Its pidfd. It stays the caller's, who closes it after `forget`.
+            cgroup: The folder of its control group; empty if it has none.
         """
         with self._lock:
             if (ward := self._wards.get(key)) is None:
                 return
-            ward.started = _Started(pid, pidfd)
+            ward.started = _Started(pid, pidfd, cgroup)
         self._tell_started(key)
 
     def hunt(self, key: str) -> None:
@@ -142,8 +174,10 @@ class Lifeline:
         0 if there was none, and if there is no warden any more.
         """
         with self._lock:
-            self._flush()
-            return self._hunts.get(key, (0, 0))[1]
+            _, found = self._hunts.get(key, (0, 0))
+            if found is None:
+                self._flush()
+            return found
 
     def forget(self, key: str, *, altogether: bool = True) -> None:
         """Take a child back: nothing of it is left.
@@ -156,13 +190,14 @@ class Lifeline:
             self._hunts.pop(key, None)
             if not altogether and key in self._wards:
                 self._wards[key].started = None
-            elif self._wards.pop(key, None) is not None:
-                self._send(_packet("forget", key))
+            elif key in self._wards:
+                self._forget(key)
 
     def close(self) -> None:
         """Let the warden end what it still has, and wait for it; not for ever."""
         with self._lock:
             self._closed = True
+            self._flush()
             process, connection, thread = self._process, self._connection, self._thread
             if process is None or connection is None or thread is None:
                 return
@@ -175,6 +210,22 @@ class Lifeline:
             self._connection.close()
         if self._process is not None:
             self._process.returncode = 0  # it is no child of ours: nothing to wait for
+
+    def _forget(self, key: str) -> None:
+        """Let the warden forget a name, by the next message: nobody bears it. Under the lock."""
+        del self._wards[key]
+        self._later.append(_packet("forget", key))
+        if len(self._later) > TOGETHER:
+            self._flush()
+
+    def _watch(self, key: str, wish: "_Wish") -> bool:
+        """Put the announcement of a child with what is to be sent; False without a warden. Under the lock."""
+        if self._process is None and not self._start():
+            return False
+        packet = _packet("watch", key, *map(str, wish))
+        self._wards[key] = _Ward(packet)
+        self._later.append(packet)
+        return True
 
     def _start(self) -> bool:
         """Start the warden, and who listens to it. Under the lock."""
@@ -226,7 +277,7 @@ class Lifeline:
             return None
         now = time.monotonic()
         exhausted = self._breaker.failed(self._breaker.try_start(now), now, "it died")
-        logger.warning("warden.died", extra={"children": len(self._wards)})
+        logger.warning("warden.died", extra={"children": len(self._wards) - len(self._spare)})
         try:
             if not exhausted:
                 self._connection, self._process = connection, process = _start_process()
@@ -237,7 +288,7 @@ class Lifeline:
         # From here on a broker that is killed leaves its children nothing but their EOF.
         self._closed = True
         self._hunts.clear()
-        logger.error("warden.lost", extra={"error": reason, "children": len(self._wards)})
+        logger.error("warden.lost", extra={"error": reason, "children": len(self._wards) - len(self._spare)})
         return None
 
     def _tell_again(self, key: str) -> None:
@@ -257,8 +308,7 @@ class Lifeline:
                 ward, connection, process = self._wards.get(key), self._connection, self._process
                 if ward is None or ward.started is None or connection is None or process is None:
                     return  # it was taken back; or the next warden will be told
-                self._flush()
-                if not self._later and _send_started(connection, key, ward.started):
+                if self._send_started(connection, key, ward.started):
                     return
             poll = select.poll()
             poll.register(connection, select.POLLOUT)
@@ -267,21 +317,44 @@ class Lifeline:
                 process.kill()  # whoever comes next is told everything
                 return
 
+    def _send_started(self, connection: socket.socket, key: str, started: "_Started") -> bool:
+        """Send a process with its pidfd, behind what waits; False if there is no room. Under the lock."""
+        self._flush(all_but=TOGETHER)
+        if len(self._later) > TOGETHER:
+            return False
+        rights = []
+        if started.pidfd is not None:
+            rights.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", started.pidfd)))
+        packet = _packet("started", key, str(started.pid), started.cgroup)
+        try:
+            # Not `send_fds`, which forgets the flags that it is given.
+            connection.sendmsg([*self._later, packet], rights, FLAGS)
+        except BlockingIOError:
+            return False
+        except OSError:  # it has just died, and the next one will be told
+            pass
+        self._later.clear()
+        return True
+
     def _send(self, packet: bytes) -> None:
         self._later.append(packet)
         self._flush()
 
-    def _flush(self) -> None:
-        """Send what waits, as far as there is room. Under the lock."""
-        while self._later and self._connection is not None:
+    def _flush(self, *, all_but: int = 0) -> None:
+        """Send what waits, as far as there is room; but the last few. Under the lock."""
+        if self._connection is None:
+            self._later.clear()  # whoever comes next is told everything
+        while len(self._later) > all_but and self._connection is not None:
+            packets = list(islice(self._later, TOGETHER))
             try:
-                self._connection.send(self._later[0], FLAGS)
+                self._connection.sendmsg(packets, (), FLAGS)
             except BlockingIOError:
                 return
             except OSError:  # it has just died, and the next one will be told everything
                 self._later.clear()
                 return
-            self._later.popleft()
+            for _ in packets:
+                self._later.popleft()
 
     def _note(self, key: str, number: str, count: str) -> None:
         with self._lock:
@@ -291,21 +364,6 @@ class Lifeline:
 
 def _packet(*fields: str) -> bytes:
     return "\0".join(fields).encode(errors="surrogateescape") + b"\n"
-
-
-def _send_started(connection: socket.socket, key: str, started: _Started) -> bool:
-    """Send a process with its pidfd; False if there is no room."""
-    rights = []
-    if started.pidfd is not None:
-        rights.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", started.pidfd)))
-    try:
-        # Not `send_fds`, which forgets the flags that it is given.
-        connection.sendmsg([_packet("started", key, str(started.pid))], rights, FLAGS)
-    except BlockingIOError:
-        return False
-    except OSError:  # it has just died, and the next one will be told
-        pass
-    return True
 
 
 def _receive(connection: socket.socket) -> bytes:

@@ -13,10 +13,11 @@ by a mark in their environment, which every process inherits, and kills them.
 The standard library only, and no import of ours: it starts in milliseconds, and cannot fail on
 what the broker failed on. Source: pidfd_open(2), unix(7), cgroups(7), proc(5).
 
-Packets (`watch` is sent before the process exists, so that no moment is left uncovered)::
+Packets (`watch` is sent before the process exists, so that no moment is left uncovered; several may
+come in one message)::
 
-    watch KEY EOF_GRACE STOP_GRACE ORPHANS CGROUP     fields separated by NUL; graces in seconds
-    started KEY PID                                   with the pidfd, where there is one
+    watch KEY EOF_GRACE STOP_GRACE ORPHANS FOLDER     fields separated by NUL; graces in seconds
+    started KEY PID CGROUP                            with the pidfd, where there is one
     hunt KEY ROUND                                    answered by: KEY ROUND COUNT, spaces between
     forget KEY
 """
@@ -40,8 +41,8 @@ MARK = "STDIO_BROKER_CHILD"
 
 PIDFD_SIGNAL_PROCESS_GROUP = 4  # <linux/pidfd.h>, Linux 6.9
 
-#: Longest packet, in bytes: a path is at most 4,096.
-PACKET_BYTES = 8192
+#: Longest message, in bytes: seven packets, and the path in each is at most 4,096.
+PACKET_BYTES = 32 * 1024
 
 #: Seconds that a process gets to die of SIGKILL before it is reported.
 KILL_GRACE = 2.0
@@ -136,6 +137,11 @@ def remove_group(path: str) -> bool:
     return not os.path.exists(path)  # noqa: PTH110 - no further import
 
 
+def _kill_group(path: str) -> None:
+    with contextlib.suppress(OSError):  # it is gone
+        Path(path, "cgroup.kill").write_text("1")
+
+
 class Ward:
     """One child that the warden looks after.
 
@@ -144,26 +150,25 @@ class Ward:
         eof_grace: Seconds between the broker's death, which is EOF on its stdin, and SIGTERM.
         stop_grace: Seconds between SIGTERM and SIGKILL.
         orphans: Whether what it leaves behind may live ("leave") or not ("kill").
-        cgroup: Its control group; empty if it has none.
     """
 
     __slots__ = ("_pid", "_pidfd", "_proc", "cgroup", "eof_grace", "exited", "key", "orphans", "stop_grace")
 
-    def __init__(self, key: str, eof_grace: float, stop_grace: float, orphans: str, cgroup: str) -> None:
+    def __init__(self, key: str, eof_grace: float, stop_grace: float, orphans: str) -> None:
         self.key = key
         self.eof_grace = eof_grace
         self.stop_grace = stop_grace
         self.orphans = orphans
-        self.cgroup = cgroup
+        self.cgroup = ""
         self.exited = False
         self._pid = 0
         self._pidfd: int | None = None
         self._proc: int | None = None
 
-    def started(self, pid: int, pidfd: int | None) -> None:
-        """Take the process, and its pidfd."""
+    def started(self, pid: int, pidfd: int | None, cgroup: str = "") -> None:
+        """Take the process, its pidfd, and its control group, if it has one."""
         self.close()
-        self._pid, self._pidfd = pid, pidfd
+        self._pid, self._pidfd, self.cgroup = pid, pidfd, cgroup
         if pidfd is None:
             with contextlib.suppress(OSError):
                 # An open directory stays that process's, whoever gets the number.
@@ -207,8 +212,7 @@ class Ward:
         if self.orphans == "kill" or not self.exited:
             self.signal(signal.SIGKILL)
             if self.cgroup:
-                with contextlib.suppress(OSError):  # it is gone
-                    Path(self.cgroup, "cgroup.kill").write_text("1")
+                _kill_group(self.cgroup)
 
     def empty(self) -> bool:
         """Return whether nobody is left in its control group, and remove that."""
@@ -255,44 +259,44 @@ class Warden:
         poll.register(self._lifeline, select.POLLIN)
         if self._broker is not None:
             poll.register(self._broker, select.POLLIN)
-        alive = True
+        lifeline, alive = self._lifeline.fileno(), True
         while alive:
-            ready = {descriptor for descriptor, _ in poll.poll()}
+            ready = {descriptor for descriptor, _ in poll.poll(0 if self._hunted else None)}
             # What it has said in its last moments counts, so that comes first.
-            alive = self._receive() and self._broker not in ready
-            if self._hunted:
+            alive = self._receive() if lifeline in ready else not ready
+            # One look finds whoever is hunted, so only when nothing is to be read any more.
+            if self._hunted and not (alive and ready):
                 self._hunt()
 
     def _receive(self) -> bool:
-        """Take every packet that has arrived; False at the end."""
-        while True:
-            try:
-                data, descriptors, _, _ = socket.recv_fds(self._lifeline, PACKET_BYTES, 1)
-            except (BlockingIOError, InterruptedError):
-                return True
-            except OSError:
-                return False
-            if not data:
-                return False
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            for line in lines:
-                self._obey(line.decode(errors="surrogateescape").split("\0"), descriptors)
-            for descriptor in descriptors:  # nobody has taken it
-                os.close(descriptor)
+        """Take a message; False at the end."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._lifeline, PACKET_BYTES, 1)
+        except (BlockingIOError, InterruptedError):
+            return True
+        except OSError:
+            return False
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._obey(line.decode(errors="surrogateescape").split("\0"), descriptors)
+        for descriptor in descriptors:  # nobody has taken it
+            os.close(descriptor)
+        return bool(data)
 
     def _obey(self, packet: list[str], descriptors: list[int]) -> None:
         what, key, *facts = packet
         if what == "watch":
-            eof_grace, stop_grace, orphans, cgroup = facts
-            self._wards[key] = Ward(key, float(eof_grace), float(stop_grace), orphans, cgroup)
-            if cgroup:
-                self._folders.add(os.path.dirname(cgroup))  # noqa: PTH120 - no further import
+            eof_grace, stop_grace, orphans, folder = facts
+            self._wards[key] = Ward(key, float(eof_grace), float(stop_grace), orphans)
+            if folder:
+                self._folders.add(folder)
         elif what == "hunt":
             self._hunted[key] = facts[0]
         elif (ward := self._wards.get(key)) is None:
             return
         elif what == "started":
-            ward.started(int(facts[0]), descriptors.pop() if descriptors else None)
+            pid, cgroup = facts
+            ward.started(int(pid), descriptors.pop() if descriptors else None, cgroup)
         else:
             ward.close()
             del self._wards[key]
@@ -308,6 +312,8 @@ class Warden:
         """End every child that was not taken back; return what could not be ended, in words."""
         wards = list(self._wards.values())
         _climb_down(wards)
+        for folder in self._folders:  # who was put into a group, and not handed over any more
+            _kill_group(folder)
         left = _clear(wards)
         for ward in wards:
             ward.close()

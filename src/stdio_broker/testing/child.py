@@ -134,7 +134,7 @@ class FakeChild(Child):
         Raises:
             ValueError: A grace is negative.
         """
-        self._life.stop(eof_grace=eof_grace, stop_grace=stop_grace)
+        self.stop_nowait(eof_grace=eof_grace, stop_grace=stop_grace)
         try:
             await self.done.wait()
         except asyncio.CancelledError:
@@ -142,6 +142,14 @@ class FakeChild(Child):
             await self.done.wait()
             raise
         return self.exit_status()
+
+    def stop_nowait(self, *, eof_grace: float | None = None, stop_grace: float | None = None) -> None:
+        """Begin what `stop` does; see `Child.stop_nowait`.
+
+        Raises:
+            ValueError: A grace is negative.
+        """
+        self._life.stop(eof_grace=eof_grace, stop_grace=stop_grace)
 
     # What the test does.
 

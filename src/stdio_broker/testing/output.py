@@ -90,6 +90,12 @@ class FakeStdout(LineReader):
     def _put(self, delivery: Callable[[], None]) -> None:
         self._wanted.clear()
         self._pipe.put(delivery)
+        # It may have been handed over. What that has set going has its turn before anybody who waits here.
+        self._loop.call_soon(self._come_back)
+
+    def _come_back(self) -> None:
+        if self._take is not None and not self._lines and not self._splitter.pending_bytes:
+            self._wanted.set()
 
     async def _wait(self) -> None:
         self._wanted.set()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ..errors import ChildGone
 from ..supervisor import LineWriter
+from ..supervisor.stdin import LineInPieces
 
 __all__ = ["FakeStdin", "refuse_newline"]
 
@@ -58,7 +59,7 @@ class FakeStdin(LineWriter):
         self._lost_bytes = 0
         self._queue: deque[asyncio.Future[None]] = deque()  # who waits, the first in front
 
-    async def send(self, line: bytes) -> None:
+    async def send(self, line: bytes | LineInPieces) -> None:
         """Send one line; wait first while more than `stdin_buffer_bytes` are unread.
 
         Cancelling it while it waits sends nothing.
@@ -67,24 +68,31 @@ class FakeStdin(LineWriter):
             ChildGone: stdin is closed: the child was stopped, has ended, or does not read.
             ValueError: The line contains a newline.
         """
-        refuse_newline(line)
+        whole = _in_one(line)
+        refuse_newline(whole)
         if self._must_wait:
             await self._wait_for_turn()
         if self._is_closed:
             raise ChildGone("the child's stdin is closed")
-        self._accept(line)
+        self._accept(whole)
 
-    def send_nowait(self, line: bytes) -> bool:
+    def send_nowait(self, line: bytes | LineInPieces) -> bool:
         """Send one line without waiting; False if stdin is closed or above its limit.
 
         Raises:
             ValueError: The line contains a newline.
         """
-        refuse_newline(line)
+        whole = _in_one(line)
+        refuse_newline(whole)
         if self._is_closed or self._must_wait:
             return False
-        self._accept(line)
+        self._accept(whole)
         return True
+
+    @property
+    def ready(self) -> bool:
+        """Whether a line would be accepted without waiting."""
+        return not self._is_closed and not self._must_wait
 
     @property
     def closed(self) -> bool:
@@ -197,7 +205,7 @@ class FakeStdin(LineWriter):
             _wake(self._queue[0])
 
     def _accept(self, line: bytes) -> None:
-        self._unread.append(bytes(line))
+        self._unread.append(line)
         self._unread_bytes += len(line) + 1
         self.read()
 
@@ -210,6 +218,10 @@ def refuse_newline(line: bytes) -> None:
     """
     if b"\n" in line:
         raise ValueError("a line must not contain a newline")
+
+
+def _in_one(line: bytes | LineInPieces) -> bytes:
+    return line if isinstance(line, bytes) else b"".join(line.pieces)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

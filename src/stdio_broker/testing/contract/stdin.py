@@ -70,6 +70,20 @@ class StdinRules(Contract):
             await waiting
             assert await child.stdout.receive() == b"waits"
 
+    async def test_it_is_ready_when_a_line_would_be_taken_at_once(self) -> None:
+        """`ready` is what `send_nowait` would say."""
+        async with self.running(Behaviour.ECHOES, TIGHT) as child:
+            assert _ready(child)
+            sent, waiting = await _fill(child)
+            assert not _ready(child)
+            check_lines([await child.stdout.receive() for _ in sent], sent)
+            await waiting
+            assert await child.stdout.receive() == b"waits"
+            assert _ready(child)
+            assert child.stdin.send_nowait(b"taken")
+            child.stdin.close()
+            assert not _ready(child)
+
     async def test_who_waits_first_sends_first_and_nobody_overtakes(self) -> None:
         """Else a stream of new lines could keep the buffer full, and who waits would wait for ever."""
         async with self.running(Behaviour.ECHOES, TIGHT) as child:
@@ -168,6 +182,11 @@ class StdinRules(Contract):
             assert not child.stdin.closed
             assert child.stdin.unwritten_bytes == 0
             assert (await child.stop()).stdin_dropped == 0
+
+
+def _ready(child: Child) -> bool:
+    """Ask each time: a type checker takes an attribute for what it was before."""
+    return child.stdin.ready
 
 
 async def _fill(child: Child) -> tuple[list[bytes], asyncio.Future[None]]:

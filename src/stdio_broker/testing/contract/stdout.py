@@ -97,6 +97,81 @@ class StdoutRules(Contract):
             await child.stdin.send(b"line")
             assert await child.stdout.receive() == b"line"
 
+    async def test_lines_are_handed_over_in_order_and_a_long_one_is_returned(self) -> None:
+        """`forward`: whoever asked deals with the long one before the next is handed over."""
+        async with self.running(Behaviour.SPEAKS) as child:
+            lines: list[bytes | OversizeLine] = []
+            assert await child.stdout.forward(lines.append, below_bytes=len(LONGEST)) == LONGEST
+            lines.append(LONGEST)
+            await error_of(child.stdout.forward(lines.append, below_bytes=len(LONGEST)), EndOfOutput)
+            assert lines == LINES
+            assert child.stdout.ended
+
+    async def test_a_line_over_the_limit_is_handed_over_in_its_place(self) -> None:
+        """As what is left of it."""
+        config = replace(PATIENT, max_line_bytes=len(LONGEST) - 1)
+        over = OversizeLine(len(LONGEST), LONGEST, LONGEST)
+        async with self.running(Behaviour.SPEAKS, config) as child:
+            lines: list[bytes | OversizeLine] = []
+            await error_of(child.stdout.forward(lines.append, below_bytes=1000), EndOfOutput)
+            assert lines == [over if line == LONGEST else line for line in LINES]
+
+    async def test_a_line_is_handed_over_though_nobody_is_woken_for_it(self) -> None:
+        """Whoever has asked for it to be handed over goes on waiting, and nobody else may receive."""
+        async with self.running(Behaviour.ECHOES) as child:
+            taken: asyncio.Queue[bytes | OversizeLine] = asyncio.Queue()
+            forwarding = asyncio.ensure_future(child.stdout.forward(taken.put_nowait, below_bytes=100))
+            await asyncio.sleep(0)
+            for line in (b"one", b"two"):
+                await child.stdin.send(line)
+                assert await taken.get() == line
+            await error_of(child.stdout.receive(), RuntimeError)
+            assert not forwarding.done()
+            await child.stdin.send(b"x" * 100)
+            assert await forwarding == b"x" * 100
+            assert taken.empty()
+
+    async def test_what_a_taker_raises_is_raised_to_whoever_gave_it_and_costs_one_line(self) -> None:
+        """The lines behind it are received as if nothing had been."""
+
+        def fail(line: bytes | OversizeLine) -> None:
+            raise ValueError(line)
+
+        async with self.running(Behaviour.ECHOES) as child:
+            forwarding = asyncio.ensure_future(child.stdout.forward(fail, below_bytes=100))
+            await asyncio.sleep(0)
+            for line in (b"one", b"two", b"three"):
+                await child.stdin.send(line)
+            error = await error_of(forwarding, ValueError)
+            assert error.args == (b"one",)
+            assert [await child.stdout.receive() for _ in range(2)] == [b"two", b"three"]
+
+    async def test_forwarding_that_is_cancelled_loses_nothing(self) -> None:
+        """What came before was handed over, and what comes behind it is received."""
+        async with self.running(Behaviour.ECHOES) as child:
+            taken: asyncio.Queue[bytes | OversizeLine] = asyncio.Queue()
+            forwarding = asyncio.ensure_future(child.stdout.forward(taken.put_nowait, below_bytes=100))
+            await child.stdin.send(b"one")
+            assert await taken.get() == b"one"
+            forwarding.cancel()
+            await asyncio.wait({forwarding})
+            assert forwarding.cancelled()
+            await child.stdin.send(b"two")
+            assert await child.stdout.receive() == b"two"
+            assert taken.empty()
+
+    async def test_lines_may_be_had_in_one_way_after_another(self) -> None:
+        """Each goes on where the one before has stopped."""
+        async with self.running(Behaviour.SPEAKS) as child:
+            lines: list[bytes | OversizeLine] = [await child.stdout.receive()]
+            lines.append(await child.stdout.forward(lines.append, below_bytes=len(LONGEST)))
+            assert lines[-1] == LONGEST
+            lines.append(await child.stdout.receive())
+            with contextlib.suppress(EndOfOutput):
+                await child.stdout.forward(lines.append, below_bytes=1000)
+            await error_of(child.stdout.receive_many(), EndOfOutput)
+            assert lines == LINES
+
     async def test_output_that_nobody_has_read_survives_the_exit(self) -> None:
         """The last answers of a child that exits are answers."""
         async with self.running(Behaviour.SPEAKS) as child:

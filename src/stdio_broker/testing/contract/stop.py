@@ -24,6 +24,17 @@ class StopRules(Contract):
             assert await child.stop() == ExitStatus(code=0, signal=None, phase=Phase.EOF)
             assert child.exit_err() is None
 
+    async def test_a_stop_can_be_begun_without_waiting_for_its_end(self) -> None:
+        """Whoever ends many children has better things to do."""
+        async with self.running(Behaviour.ECHOES) as child:
+            child.stop_nowait()
+            assert child.stop_requested
+            assert await child.wait() == ExitStatus(code=0, signal=None, phase=Phase.EOF)
+        async with self.running(Behaviour.STUBBORN) as child:
+            child.stop_nowait()
+            child.stop_nowait(eof_grace=0, stop_grace=0)
+            assert await child.wait() == BY_SIGKILL
+
     async def test_a_stop_that_was_obeyed_is_no_error_whatever_the_code(self) -> None:
         """Many programs have a code of their own for it."""
         async with self.running(Behaviour.LEAVES_AT_EOF) as child:
