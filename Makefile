@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-pythons lint fmt bench lock clean
+.PHONY: help run test test-pythons lint fmt bench bench-report bench-check bench-baseline lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,9 +15,10 @@ CODE := $(wildcard src tests benchmarks)
 PORT ?= 8080
 CMD ?= $(BIN)/mcp-server-git --repository .
 ARGS ?=
+BENCH ?=
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 run: $(VENV)/run.stamp ## serve CMD (default: a git MCP server on this repository) on PORT; ARGS are the broker's options
 	@exec $(BIN)/stdio-broker run --hints --port $(PORT) $(ARGS) -- $(CMD)
@@ -57,8 +58,18 @@ fmt: $(VENV)/dev.stamp ## format, and mend what can be mended safely
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: $(VENV)/dev.stamp ## measure the broker beside its peers
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/dev.stamp ## measure the broker beside its peers, and write docs/performance.md; BENCH are options (--help)
+	$(BIN)/python -m benchmarks --document $(BENCH)
+
+bench-report: $(VENV)/dev.stamp ## write docs/performance.md again from the last figures, without measuring
+	$(BIN)/python -m benchmarks.render --document
+
+# Of ratios within one run, never of times: not part of `make test`, as it wants a machine that is not busy.
+bench-check: $(VENV)/dev.stamp ## fail where the broker has become slower beside a constant answer than the baseline says
+	$(BIN)/python -m benchmarks.regression check $(BENCH)
+
+bench-baseline: $(VENV)/dev.stamp ## measure what bench-check compares with, into benchmarks/baseline.json
+	$(BIN)/python -m benchmarks.regression record $(BENCH)
 
 # An index address does not belong in a repository, and the command in the header is the one to type. A release must
 # be a week old: by then others have met what is wrong with it.

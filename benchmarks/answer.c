@@ -38,6 +38,8 @@ static void respond(struct buffer *out, const char *status, const struct buffer 
 /* Answer the first complete request in `in`; how many bytes it took, 0 if it is not complete. */
 static size_t serve(struct buffer *in, struct buffer *out) {
     static struct buffer body;
+    struct request request;
+    struct hole hole;
     char *end = memmem(in->data, in->size, "\r\n\r\n", 4);
     if (!end)
         return 0;
@@ -49,12 +51,13 @@ static size_t serve(struct buffer *in, struct buffer *out) {
         return 0;
     body.size = 0;
     buffer_room(&body, 1);
-    if (!memcmp(in->data, "DELETE", 6))
-        respond(out, "204 No Content", &body);
-    else if (answer_message(BOTH, in->data + head, length, &body))
-        respond(out, "200 OK", &body);
-    else
-        respond(out, "202 Accepted", &body);
+    bool closing = !memcmp(in->data, "DELETE", 6);
+    bool asked = !closing && request_parse(in->data + head, length, &request);
+    if (asked) {
+        answer_request(BOTH, &request, &body, &hole);
+        hole_fill(&body, hole);
+    }
+    respond(out, asked ? "200 OK" : closing ? "204 No Content" : "202 Accepted", &body);
     return head + length;
 }
 

@@ -1,16 +1,16 @@
 /* What a small MCP server answers, for child.c (over pipes) and answer.c (over HTTP).
  *
- * Source: MCP 2025-11-25, lifecycle and tools; MCP 2026-07-28, basic and server/discover. Tools: `echo`
- * {text} answers the text, `blob` {bytes, fill} answers that many copies of a character (default `x`).
- * Ids and texts cross as raw bytes. A request is modern that names its version in `_meta`.
+ * Source: MCP 2025-11-25, lifecycle and tools; MCP 2026-07-28, basic and server/discover. Tools: `echo` {text}
+ * answers the text; `blob` {bytes, seed} a text of that size out of the pattern (content.h); `digest` {text} the
+ * length of the text and its sums. `progress` {text, count}, `sleep` {text, ms} and `crash` are echoes here; what
+ * they do besides is child.c's. Ids and texts cross as raw bytes. A request is modern that names its version in
+ * `_meta`.
  */
 #ifndef BENCH_ANSWER_H
 #define BENCH_ANSWER_H
 
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-
+#include "buffer.h"
+#include "content.h"
 #include "json.h"
 
 #define BLOB_MAX (64u << 20)
@@ -22,67 +22,82 @@
 /* What a server takes: one that is modern only refuses whatever is not, `initialize` first of all. */
 enum eras { BOTH, LEGACY, MODERN };
 
-struct buffer {
-    char *data;
-    size_t size, room;
+#define OBJECT(members) "\"inputSchema\":{\"type\":\"object\",\"properties\":{" members "}}}"
+#define MEMBER(name, type) "\"" name "\":{\"type\":\"" type "\"}"
+#define TOOL(name, about, members) "{\"name\":\"" name "\",\"description\":\"" about "\"," OBJECT(members)
+#define TEXT MEMBER("text", "string")
+#define TOOLS                                                                                                  \
+    "\"tools\":[" TOOL("echo", "Answer the text.", TEXT) ","                                                   \
+    TOOL("blob", "Answer many bytes.", MEMBER("bytes", "integer") "," MEMBER("seed", "integer")) ","           \
+    TOOL("digest", "Answer the length and the sums of the text.", TEXT) ","                                    \
+    TOOL("progress", "Report progress, then answer the text.", TEXT "," MEMBER("count", "integer")) ","        \
+    TOOL("sleep", "Answer the text after some time.", TEXT "," MEMBER("ms", "integer")) ","                    \
+    TOOL("crash", "Exit at once.", "") "]"
+
+/* A request, as far as anybody looks into it; what it does not have is empty. */
+struct request {
+    struct span id, method, params, name, arguments;
 };
 
-/* Make room for `more` bytes; out of memory ends the program: a benchmark has nothing better to do. */
-static char *buffer_room(struct buffer *b, size_t more) {
-    if (b->size + more > b->room) {
-        size_t room = b->room ? b->room : 4096;
-        while (room < b->size + more)
-            room *= 2;
-        b->data = realloc(b->data, room);
-        if (!b->data)
-            abort();
-        b->room = room;
-    }
-    return b->data + b->size;
+/* False: the line needs no answer (a notification, an answer, no JSON). */
+static inline bool request_parse(const char *line, size_t size, struct request *r) {
+    struct span message = json_parse(line, size);
+    r->id = json_member(message, "id");
+    r->method = json_member(message, "method");
+    r->params = json_member(message, "params");
+    if (!r->id.at || !r->method.at)
+        return false;
+    bool call = json_is_string(r->method, "tools/call");
+    r->name = call ? json_member(r->params, "name") : (struct span){NULL, 0};
+    r->arguments = call ? json_member(r->params, "arguments") : (struct span){NULL, 0};
+    return true;
 }
 
-static void buffer_add(struct buffer *b, const char *data, size_t size) {
-    memcpy(buffer_room(b, size), data, size);
-    b->size += size;
+/* An argument that is a number; `otherwise` where there is none. */
+static inline size_t request_number(const struct request *r, const char *name, size_t otherwise) {
+    struct span value = json_member(r->arguments, name);
+    return value.at && *value.at >= '0' && *value.at <= '9' ? strtoul(value.at, NULL, 10) : otherwise;
 }
 
-static void buffer_text(struct buffer *b, const char *text) { buffer_add(b, text, strlen(text)); }
+/* Bytes of the pattern that belong into an answer: who writes it need not hold them. */
+struct hole {
+    size_t at, size, offset;
+};
 
-static inline void buffer_format(struct buffer *b, const char *format, ...) {
-    char text[512];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    buffer_text(b, text);
+static inline void hole_fill(struct buffer *out, struct hole hole) {
+    if (!hole.size)
+        return;
+    char *at = buffer_room(out, hole.size) - out->size + hole.at;
+    memmove(at + hole.size, at, out->size - hole.at);
+    pattern_copy(at, hole.offset, hole.size);
+    out->size += hole.size;
 }
 
-#define TOOLS                                                                                             \
-    "\"tools\":[{\"name\":\"echo\",\"description\":\"Answer the text.\",\"inputSchema\":{\"type\":"       \
-    "\"object\",\"properties\":{\"text\":{\"type\":\"string\"}},\"required\":[\"text\"]}},{\"name\":"     \
-    "\"blob\",\"description\":\"Answer many bytes.\",\"inputSchema\":{\"type\":\"object\",\"properties\"" \
-    ":{\"bytes\":{\"type\":\"integer\"},\"fill\":{\"type\":\"string\"}},\"required\":[\"bytes\"]}}]"
+static inline bool answers_text(struct span name) {
+    return json_is_string(name, "echo") || json_is_string(name, "progress") || json_is_string(name, "sleep");
+}
 
-static inline void answer_call(struct span params, struct buffer *out) {
-    struct span name = json_member(params, "name"), arguments = json_member(params, "arguments");
-    struct span text = json_member(arguments, "text"), bytes = json_member(arguments, "bytes");
+static inline void answer_call(const struct request *r, struct buffer *out, struct hole *hole) {
+    struct span text = json_member(r->arguments, "text");
+    bool has_text = text.at && *text.at == '"';
     buffer_text(out, "\"content\":[{\"type\":\"text\",\"text\":");
-    if (json_is_string(name, "echo") && text.at && *text.at == '"') {
+    if (has_text && answers_text(r->name)) {
         buffer_add(out, text.at, text.size);
         buffer_text(out, "}]}}");
-        return;
-    }
-    if (json_is_string(name, "blob") && bytes.at) {
-        struct span fill = json_member(arguments, "fill");
-        size_t size = strtoul(bytes.at, NULL, 10);
-        size = size > BLOB_MAX ? BLOB_MAX : size;
+    } else if (has_text && json_is_string(r->name, "digest")) {
+        struct sums sums = {0, 0};
+        sums_add(&sums, text.at + 1, text.size - 2);
         buffer_text(out, "\"");
-        memset(buffer_room(out, size), fill.at && fill.size == 3 ? fill.at[1] : 'x', size);
-        out->size += size;
+        out->size += digest_format(buffer_room(out, DIGEST_SIZE), text.size - 2, sums);
         buffer_text(out, "\"}]}}");
-        return;
+    } else if (json_is_string(r->name, "blob") && json_member(r->arguments, "bytes").at) {
+        size_t size = request_number(r, "bytes", 0);
+        buffer_text(out, "\"");
+        *hole = (struct hole){out->size, size > BLOB_MAX ? BLOB_MAX : size, request_number(r, "seed", 0) * 8};
+        buffer_text(out, "\"}]}}");
+    } else {
+        buffer_text(out, "\"no such tool\"}],\"isError\":true}}");
     }
-    buffer_text(out, "\"no such tool\"}],\"isError\":true}}");
 }
 
 #define CACHE ",\"ttlMs\":0,\"cacheScope\":\"public\""
@@ -92,18 +107,15 @@ static inline void answer_result(bool modern, struct buffer *out) {
     buffer_text(out, modern ? "\"result\":{\"resultType\":\"complete\"," : "\"result\":{");
 }
 
-/* Append the answer to one message. False: it needs none (a notification, an answer, no JSON). */
-static inline bool answer_message(enum eras eras, const char *line, size_t size, struct buffer *out) {
-    struct span message = json_parse(line, size);
-    struct span id = json_member(message, "id"), method = json_member(message, "method");
-    struct span params = json_member(message, "params");
-    if (!id.at || !method.at)
-        return false;
+/* Append the answer to a request; `hole` tells what is missing in it. */
+static inline void answer_request(enum eras eras, const struct request *r, struct buffer *out, struct hole *hole) {
+    struct span method = r->method;
+    *hole = (struct hole){0, 0, 0};
     buffer_text(out, "{\"jsonrpc\":\"2.0\",\"id\":");
-    buffer_add(out, id.at, id.size);
+    buffer_add(out, r->id.at, r->id.size);
     buffer_text(out, ",");
-    bool modern = eras != LEGACY && json_member(json_member(params, "_meta"), PREFIX "protocolVersion").at;
-    struct span version = json_member(params, "protocolVersion");
+    bool modern = eras != LEGACY && json_member(json_member(r->params, "_meta"), PREFIX "protocolVersion").at;
+    struct span version = json_member(r->params, "protocolVersion");
     if (!version.at)
         version = (struct span){"\"" LEGACY_VERSION "\"", sizeof LEGACY_VERSION + 1};
     if (eras == MODERN && !modern) {
@@ -113,7 +125,7 @@ static inline bool answer_message(enum eras eras, const char *line, size_t size,
         buffer_text(out, "}}}");
     } else if (json_is_string(method, "tools/call")) {
         answer_result(modern, out);
-        answer_call(params, out);
+        answer_call(r, out, hole);
     } else if (!modern && json_is_string(method, "initialize")) {
         answer_result(modern, out);
         buffer_text(out, "\"protocolVersion\":");
@@ -132,7 +144,6 @@ static inline bool answer_message(enum eras eras, const char *line, size_t size,
     } else {
         buffer_text(out, "\"error\":{\"code\":-32601,\"message\":\"Method not found\"}}");
     }
-    return true;
 }
 
 #endif

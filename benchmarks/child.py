@@ -2,12 +2,20 @@
 
 Source: MCP 2025-11-25, lifecycle and tools; MCP 2026-07-28, basic and server/discover. A request is modern
 that names its version in `_meta`. The first argument is the era that it speaks: `legacy` or `modern`; else
-both.
+both. `child.c` says what the tools do and which other arguments there are.
 """
 
 import json
+import os
+import signal
 import sys
+import time
+from pathlib import Path
 from typing import TypeAlias
+
+# It is started by its path, from anywhere; and the files beside it must not hide modules of Python's.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+from benchmarks.content import digest, piece  # noqa: E402 - see above
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
@@ -17,25 +25,26 @@ _MODERN_VERSION = "2026-07-28"
 _SERVER: Json = {"name": "bench", "version": "1"}
 _CACHE: dict[str, Json] = {"ttlMs": 0, "cacheScope": "public"}
 _BLOB_MAX_BYTES = 64 * 1024 * 1024
+_SLEEP_MAX_MS = 60_000
+_PROGRESS_MAX = 1000
+_STAY_SECONDS = 1800
+_CRASH_STATUS = 70
+_ECHOES = ("echo", "progress", "sleep")
+
+
+def _tool(name: str, about: str, **members: str) -> Json:
+    properties: Json = {member: {"type": kind} for member, kind in members.items()}
+    schema: Json = {"type": "object", "properties": properties}
+    return {"name": name, "description": about, "inputSchema": schema}
+
+
 _TOOLS: Json = [
-    {
-        "name": "echo",
-        "description": "Answer the text.",
-        "inputSchema": {
-            "type": "object",
-            "properties": {"text": {"type": "string"}},
-            "required": ["text"],
-        },
-    },
-    {
-        "name": "blob",
-        "description": "Answer many bytes.",
-        "inputSchema": {
-            "type": "object",
-            "properties": {"bytes": {"type": "integer"}, "fill": {"type": "string"}},
-            "required": ["bytes"],
-        },
-    },
+    _tool("echo", "Answer the text.", text="string"),
+    _tool("blob", "Answer many bytes.", bytes="integer", seed="integer"),
+    _tool("digest", "Answer the length and the sums of the text.", text="string"),
+    _tool("progress", "Report progress, then answer the text.", text="string", count="integer"),
+    _tool("sleep", "Answer the text after some time.", text="string", ms="integer"),
+    _tool("crash", "Exit at once."),
 ]
 
 
@@ -43,15 +52,46 @@ def _member(value: Json, name: str) -> Json:
     return value.get(name) if isinstance(value, dict) else None
 
 
+def _number(arguments: Json, name: str, otherwise: int) -> int:
+    value = _member(arguments, name)
+    return value if isinstance(value, int) and value >= 0 else otherwise
+
+
 def _call(params: Json) -> dict[str, Json]:
     name, arguments = _member(params, "name"), _member(params, "arguments")
-    text, size = _member(arguments, "text"), _member(arguments, "bytes")
-    if name == "blob" and isinstance(size, int):
-        fill = _member(arguments, "fill")
-        text = (fill if isinstance(fill, str) else "x") * min(size, _BLOB_MAX_BYTES)
-    elif name != "echo" or not isinstance(text, str):
+    text = _member(arguments, "text")
+    if name == "blob" and _member(arguments, "bytes") is not None:
+        text = piece(_number(arguments, "seed", 0), min(_number(arguments, "bytes", 0), _BLOB_MAX_BYTES))
+    elif name == "digest" and isinstance(text, str):
+        text = digest(text)
+    elif name not in _ECHOES or not isinstance(text, str):
         return {"content": [{"type": "text", "text": "no such tool"}], "isError": True}
     return {"content": [{"type": "text", "text": text}]}
+
+
+def _act(params: Json) -> None:
+    """Do what some tools do before they answer."""
+    name, arguments = _member(params, "name"), _member(params, "arguments")
+    if name == "progress":
+        for number in range(1, min(_number(arguments, "count", 1), _PROGRESS_MAX) + 1):
+            _write(_notification(_member(_member(params, "_meta"), "progressToken"), number))
+    elif name == "sleep":
+        time.sleep(min(_number(arguments, "ms", 0), _SLEEP_MAX_MS) / 1000)
+    elif name == "crash":
+        os._exit(_CRASH_STATUS)
+
+
+def _notification(token: Json, number: int) -> Json:
+    if token is None:
+        line: Json = {"level": "info", "data": number}
+        return {"jsonrpc": "2.0", "method": "notifications/message", "params": line}
+    progress: Json = {"progressToken": token, "progress": number}
+    return {"jsonrpc": "2.0", "method": "notifications/progress", "params": progress}
+
+
+def _write(message: Json) -> None:
+    sys.stdout.buffer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def _result(method: Json, params: Json) -> dict[str, Json] | None:
@@ -88,17 +128,33 @@ def _answer(era: str, method: Json, params: Json) -> dict[str, Json]:
     return {"result": result}
 
 
+def _start_another() -> None:
+    if not os.fork():
+        signal.alarm(_STAY_SECONDS)
+        while True:
+            signal.pause()
+
+
 def main() -> None:
     """Answer each line of stdin, until it ends."""
-    era = sys.argv[1] if len(sys.argv) > 1 else ""
+    era, options = sys.argv[1] if len(sys.argv) > 1 else "", sys.argv[1:]
+    if "--ignore-sigterm" in options:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "--grandchild" in options:
+        _start_another()
     for line in sys.stdin.buffer:
         message: Json = json.loads(line)
         method, identity = _member(message, "method"), _member(message, "id")
+        params = _member(message, "params")
         if method is None or identity is None:
             continue
-        answer = {"jsonrpc": "2.0", "id": identity, **_answer(era, method, _member(message, "params"))}
-        sys.stdout.buffer.write(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
-        sys.stdout.buffer.flush()
+        if method == "tools/call":
+            _act(params)
+        _write({"jsonrpc": "2.0", "id": identity, **_answer(era, method, params)})
+    if "--stay-on-eof" in options:
+        signal.alarm(_STAY_SECONDS)
+        while True:
+            signal.pause()
 
 
 if __name__ == "__main__":

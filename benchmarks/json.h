@@ -23,9 +23,17 @@ static const char *json_space(const char *p, const char *end) {
     return p;
 }
 
+/* The last long string that was read: a large message is searched for several members, and should be read once. */
+#define JSON_LONG 4096
+static struct {
+    const char *from, *to;
+} json_long;
+
 /* The end of the string that opens at p, or NULL. Searches for the quote, so that 16 MiB of plain
  * text cost one memchr; a quote behind an odd number of backslashes does not close. */
 static const char *json_string_end(const char *p, const char *end) {
+    if (p == json_long.from && json_long.to <= end)
+        return json_long.to;
     for (const char *q = p + 1; q < end; q++) {
         q = memchr(q, '"', (size_t)(end - q));
         if (!q)
@@ -33,8 +41,11 @@ static const char *json_string_end(const char *p, const char *end) {
         const char *b = q;
         while (b > p + 1 && b[-1] == '\\')
             b--;
-        if ((q - b) % 2 == 0)
+        if ((q - b) % 2 == 0) {
+            if (q - p > JSON_LONG)
+                json_long.from = p, json_long.to = q + 1;
             return q + 1;
+        }
     }
     return NULL;
 }
@@ -77,8 +88,10 @@ static const char *json_value_end(const char *p, const char *end, int depth) {
     return NULL;
 }
 
-/* The one value that the bytes hold, or nothing where anything but space stands beside it. */
-static struct span json_parse(const char *data, size_t size) {
+/* The one value that the bytes hold, or nothing where anything but space stands beside it. Every message is given to
+ * it before its members are looked for: what is remembered of the one before must not outlive it. */
+static inline struct span json_parse(const char *data, size_t size) {
+    json_long.from = NULL;
     const char *end = data + size, *p = json_space(data, end);
     const char *q = json_value_end(p, end, 0);
     if (!q || json_space(q, end) != end)
@@ -87,7 +100,7 @@ static struct span json_parse(const char *data, size_t size) {
 }
 
 /* The value of a member of an object. The last of equal names would need a rule; the first is taken. */
-static struct span json_member(struct span object, const char *name) {
+static inline struct span json_member(struct span object, const char *name) {
     struct span none = {NULL, 0};
     if (!object.at || *object.at != '{')
         return none;

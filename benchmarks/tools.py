@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 _HERE = Path(__file__).resolve().parent
 _CACHE = ROOT / ".cache" / "bench"
-_HEADERS = ("json.h", "answer.h")
+_HEADERS = tuple(sorted(path.name for path in _HERE.glob("*.h")))
 _FLAGS = ("-O2", "-std=c11", "-D_GNU_SOURCE")
 _COMPILE_TIMEOUT = 60.0
 
@@ -28,20 +28,22 @@ class Tools:
     """How to start each program, and what it is made of.
 
     Args:
-        answer: None: not built; it has no Python stand-in.
+        answer: A server that answers by itself; None: not built, as it has no Python stand-in.
+        bridge: The least bridge, to be followed by the command of the child; None: as above.
         notes: What a reader of the figures must know, one sentence each.
     """
 
     child: tuple[str, ...]
     load: tuple[str, ...]
     answer: tuple[str, ...] | None
+    bridge: tuple[str, ...] | None
     notes: tuple[str, ...]
 
 
 def prepare() -> Tools:
     """Compile what can be compiled, and find a stand-in for the rest."""
     compiler = shutil.which("cc")
-    built = {name: _compile(compiler, name) for name in ("child", "load", "answer")}
+    built = {name: _compile(compiler, name) for name in ("child", "load", "answer", "bridge")}
     notes = [f"{name}: Python stand-in, not the C program" for name in ("child", "load") if not built[name]]
     if notes:
         notes.append("no C compiler, or no epoll: the generator limits what is measured, ratios are blunt")
@@ -49,6 +51,7 @@ def prepare() -> Tools:
         child=built["child"] or (sys.executable, "-S", str(_HERE / "child.py")),
         load=built["load"] or (sys.executable, "-S", str(_HERE / "loader.py")),
         answer=built["answer"],
+        bridge=built["bridge"],
         notes=tuple(notes),
     )
 
