@@ -62,8 +62,8 @@ class Verdict:
         requests; `rps` and `p99_ms` (medians); `rss_slope_kb_per_minute`; `rss_growth` of the median of the
         last third of the samples beside the second (0.05: five percent); `rest_rss_kb`, `rest_rss_growth`,
         and `rest_heap_kb`, `rest_fds`, `rest_threads`, `rest_children` after the load, each with `…_before`;
-        `most_sessions`, `most_children`; `zombies` at most; `crashes` and `wakes`, which the broker's log counts; `exit_code`,
-        `stop_seconds`, `left`.
+        `most_sessions`, `most_children`; `zombies` at most; `crashes` and `wakes`, which the broker's log
+        counts; `exit_code`, `stop_seconds`, `left`.
         """
         readings = [sample.reading for sample in self.samples]
         before, after = self.rest_before, self.rest_after
