@@ -4,7 +4,8 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-pythons lint fmt bench bench-report bench-check bench-baseline lock clean
+.PHONY: help run test test-pythons lint fmt bench bench-scale bench-profile bench-report bench-check bench-baseline soak \
+	lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -60,6 +61,15 @@ fmt: $(VENV)/dev.stamp ## format, and mend what can be mended safely
 
 bench: $(VENV)/dev.stamp ## measure the broker beside its peers, and write docs/performance.md; BENCH are options (--help)
 	$(BIN)/python -m benchmarks --document $(BENCH)
+
+bench-scale: $(VENV)/dev.stamp ## 1,000 sessions with their own children, growing messages, a storm of starts; 2 minutes
+	$(BIN)/python -m benchmarks.scale $(BENCH)
+
+bench-profile: $(VENV)/dev.stamp ## where each microsecond of a call goes; BENCH='--against NAME=CHECKOUT' compares
+	$(BIN)/python -m benchmarks.profile $(BENCH)
+
+soak: $(VENV)/dev.stamp ## half an hour of mixed load with crashes: nothing may grow, every answer must be right
+	$(BIN)/python -m benchmarks.soak $(BENCH)
 
 bench-report: $(VENV)/dev.stamp ## write docs/performance.md again from the last figures, without measuring
 	$(BIN)/python -m benchmarks.render --document

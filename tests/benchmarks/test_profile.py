@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.profile_instructions import own_costs
-from benchmarks.profile_layers import Recorded, Row, Tally
+from benchmarks.profile.instructions import own_costs
+from benchmarks.profile.layers import Recorded, Row, Tally
 
 _FRAMES = (
     ("/somewhere/src/stdio_broker/supervisor/stdin.py", "LineWriter._flush", 180),

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.scale_content import digest, piece
-from benchmarks.scale_crowd import latencies
-from benchmarks.scale_http import (
+from benchmarks.scale.content import digest, piece
+from benchmarks.scale.crowd import latencies
+from benchmarks.scale.http import (
     Answer,
     AnswerReader,
     CallFailed,
@@ -19,9 +19,9 @@ from benchmarks.scale_http import (
     digest_body,
     echo_body,
 )
-from benchmarks.scale_load import Calls
-from benchmarks.scale_numbers import due_times, line_fit, per_step, percentile, spread
-from benchmarks.scale_result import Figure, Series, listed, shown, store
+from benchmarks.scale.load import Calls
+from benchmarks.scale.numbers import due_times, line_fit, per_step, percentile, spread
+from benchmarks.scale.result import Figure, Series, listed, shown, store
 
 
 def test_calls_are_due_at_even_times_from_the_start() -> None:

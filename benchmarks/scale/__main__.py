@@ -6,8 +6,8 @@ The broker only: no peer keeps a thousand children. What must hold is that costs
 and linear as messages grow, and that nobody waits for what others do. The tables go to stdout, the figures
 and the lines of the plots to `.cache/bench/scale.json`. It takes a minute and a half.
 
-Reading order: this file, `scale_sessions`, `scale_messages`, `scale_storm` (what is done); `scale_crowd`,
-`scale_load`, `scale_opening`, `scale_http` (the clients); `scale_broker`, `scale_numbers`, `scale_result`.
+Reading order: this file, `sessions`, `messages`, `storm` (what is done); `crowd`,
+`load`, `opening`, `http` (the clients); `broker`, `numbers`, `result`.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 from benchmarks.programs import end_tagged
-from benchmarks.scale_broker import raise_descriptor_limit
-from benchmarks.scale_messages import messages
-from benchmarks.scale_result import Result, listed, shown, store
-from benchmarks.scale_sessions import calls_as_sessions_grow, sessions
-from benchmarks.scale_storm import CONNECTIONS, storm
+from benchmarks.scale.broker import raise_descriptor_limit
+from benchmarks.scale.messages import messages
+from benchmarks.scale.result import Result, listed, shown, store
+from benchmarks.scale.sessions import calls_as_sessions_grow, sessions
+from benchmarks.scale.storm import CONNECTIONS, storm
 from benchmarks.tools import ROOT, Tools, prepare
 
 __all__ = ["main"]

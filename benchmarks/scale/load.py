@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
-from benchmarks.scale_http import AnswerReader, CallFailed, Endpoint, check_text, echo_body
-from benchmarks.scale_numbers import due_times
+from benchmarks.scale.http import AnswerReader, CallFailed, Endpoint, check_text, echo_body
+from benchmarks.scale.numbers import due_times
 
 __all__ = ["Calls", "OpenLoop"]
 

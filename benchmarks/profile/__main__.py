@@ -1,7 +1,7 @@
 """Where each microsecond of a small call goes in the broker, by layer: `python -m benchmarks.profile`.
 
-The broker runs with a sampler in its own process (profile_sampler.c), under the load of the benchmark; each
-sample belongs to a layer (profile_layers.py); valgrind counts the instructions. Another tree is measured
+The broker runs with a sampler in its own process (sampler.c), under the load of the benchmark; each
+sample belongs to a layer (layers.py); valgrind counts the instructions. Another tree is measured
 beside this one, in the same run and alternating, with `--against`:
 
     python -m benchmarks.profile --name after --against before=/path/to/checkout
@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import profile_instructions, profile_tables
-from benchmarks.profile_broker import CELLS, Tree, built_sampler, sample
-from benchmarks.profile_layers import Tally
-from benchmarks.profile_result import Counted, Profile
+from benchmarks.profile import instructions, tables
+from benchmarks.profile.broker import CELLS, Tree, built_sampler, sample
+from benchmarks.profile.layers import Tally
+from benchmarks.profile.result import Counted, Profile
 from benchmarks.programs import TAG, end_tagged
 from benchmarks.results import machine, now
 from benchmarks.tables import Table
@@ -128,7 +128,7 @@ def _sample(tools: Tools, measured: Sequence[_Measured], rounds: int, seconds: f
 
 
 def _count(tools: Tools, measured: Sequence[_Measured], calls: int, tag: str) -> None:
-    missing = profile_instructions.missing()
+    missing = instructions.missing()
     if missing:
         print(missing, file=sys.stderr)
         return
@@ -136,18 +136,18 @@ def _count(tools: Tools, measured: Sequence[_Measured], calls: int, tag: str) ->
         for cell in list(one.tallies):
             print(f"instructions: {one.tree.name}, {cell}", file=sys.stderr)
             with one.cell(cell):
-                one.counted.append(profile_instructions.count(tools, one.tree, cell, calls=calls, tag=tag))
+                one.counted.append(instructions.count(tools, one.tree, cell, calls=calls, tag=tag))
 
 
 def _print(profiles: Sequence[Profile], *, markdown: bool) -> None:
-    parts = [profile_tables.about(profile) for profile in profiles]
+    parts = [tables.about(profile) for profile in profiles]
     if len(profiles) == 1 or not markdown:
         for profile in profiles:
-            parts += [_written(table, markdown=markdown) for table in profile_tables.of_one(profile)]
+            parts += [_written(table, markdown=markdown) for table in tables.of_one(profile)]
     parts += [
         _written(table, markdown=markdown)
         for after in profiles[1:]
-        for table in profile_tables.of_two(profiles[0], after)
+        for table in tables.of_two(profiles[0], after)
     ]
     print("\n\n".join(parts))
 
@@ -183,7 +183,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--calls",
         type=int,
-        default=profile_instructions.CALLS,
+        default=instructions.CALLS,
         help="over which instructions are counted; 0: they are not",
     )
     parser.add_argument("--compare", nargs=2, metavar=("BEFORE", "AFTER"), help="print two kept profiles")

@@ -15,14 +15,14 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.load import Load
-from benchmarks.profile_layers import Recorded, Tally
+from benchmarks.profile.layers import Recorded, Tally
 from benchmarks.programs import on_cpu, started
 from benchmarks.subjects import Subject
 from benchmarks.tools import ROOT, Tools
 
 __all__ = ["CELLS", "LAUNCH", "Tree", "broker", "built_sampler", "sample"]
 
-LAUNCH = Path(__file__).resolve().parent / "profile_launch.py"
+LAUNCH = Path(__file__).resolve().parent / "launch.py"
 
 # The eras of client and child.
 CELLS = {
@@ -35,7 +35,7 @@ CELLS = {
     )
 }
 
-_SOURCE = LAUNCH.with_name("profile_sampler.c")
+_SOURCE = LAUNCH.with_name("sampler.c")
 _CACHE = ROOT / ".cache" / "bench"
 _COMPILE_TIMEOUT = 60.0
 # Often enough for a tenth of a microsecond in a few seconds, and seldom enough to cost 2 %.
@@ -67,7 +67,7 @@ class Tree:
 
 
 def broker(tools: Tools, how: Sequence[str], server: str, tag: str) -> tuple[str, ...]:
-    """Return what starts the broker through profile_launch.py, with a child that speaks one era."""
+    """Return what starts the broker through launch.py, with a child that speaks one era."""
     python = (sys.executable, "-P", str(LAUNCH), *how)
     return (*python, "run", "--port", "0", "--log-level", "warning", "--", *tools.child, server, tag)
 

@@ -1,11 +1,11 @@
-/* A sampling profiler for one thread of CPython 3.11 to 3.13 on Linux; profile_launch.py loads it.
+/* A sampling profiler for one thread of CPython 3.11 to 3.13 on Linux; launch.py loads it.
  *
  * Each time the thread has used so much CPU, in user mode or in the kernel, it is interrupted and notes where it
  * is: the instruction, whether the kernel was at work for it, and the stack of Python frames. As the thread itself
  * reads its own frames, nothing moves meanwhile, and as its CPU time is the clock, neither waiting nor what else
  * the machine does is counted. A profiler in another process has neither.
  *
- * The frames are noted as addresses: profile_launch.py gives them names when all is over. */
+ * The frames are noted as addresses: launch.py gives them names when all is over. */
 
 #define _GNU_SOURCE
 #define Py_BUILD_CORE

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.scale_broker import Broker, Ended, Reading
-from benchmarks.scale_load import Calls, OpenLoop
-from benchmarks.scale_numbers import percentile
-from benchmarks.scale_opening import opening
-from benchmarks.scale_result import Series
+from benchmarks.scale.broker import Broker, Ended, Reading
+from benchmarks.scale.load import Calls, OpenLoop
+from benchmarks.scale.numbers import percentile
+from benchmarks.scale.opening import opening
+from benchmarks.scale.result import Series
 
 __all__ = ["RATE", "Crowd", "Load", "cpu_us", "latencies", "milliseconds"]
 

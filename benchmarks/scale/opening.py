@@ -1,7 +1,7 @@
 """Opens many sessions as fast as it goes, or ends them; a process of its own, so that it delays nobody else.
 
-    python -m benchmarks.scale_opening --url URL --count N --connections N
-    python -m benchmarks.scale_opening --url URL --connections N --close < SESSIONS
+    python -m benchmarks.scale.opening --url URL --count N --connections N
+    python -m benchmarks.scale.opening --url URL --connections N --close < SESSIONS
 
 It prints one JSON object when it is done. The sessions stay open: they need no connection.
 """
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
 
-from benchmarks.scale_http import CallFailed, Connection, Endpoint
+from benchmarks.scale.http import CallFailed, Connection, Endpoint
 from benchmarks.tools import ROOT
 
 __all__ = ["Opened", "Opening", "closing", "opening"]
@@ -52,7 +52,7 @@ class Opening:
     """A run of this module, from its start until its result is taken. Use it as a context manager."""
 
     def __init__(self, url: str, connections: int, *options: str, given: str = "") -> None:
-        command = [sys.executable, "-m", "benchmarks.scale_opening", "--url", url]
+        command = [sys.executable, "-m", "benchmarks.scale.opening", "--url", url]
         command += ["--connections", str(connections), *options]
         self._given = given
         pipe = subprocess.PIPE

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from benchmarks.profile_result import Function, Sampled
+from benchmarks.profile.result import Function, Sampled
 
 __all__ = ["LAYERS", "Recorded", "Row", "Tally"]
 
@@ -18,7 +18,7 @@ Frame: TypeAlias = tuple[str, str, int]
 """File, qualified name, line."""
 
 Row: TypeAlias = tuple[int, bool, bool, str, str, Sequence[int]]
-"""A sample, as profile_launch.py writes it."""
+"""A sample, as launch.py writes it."""
 
 _SOCKETS = "kernel: sockets"
 _PIPES = "kernel: the child's pipes"

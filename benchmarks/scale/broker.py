@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from benchmarks.programs import end_tagged, fds, pss_kb, read_line, rss_kb
-from benchmarks.scale_http import Endpoint
+from benchmarks.scale.http import Endpoint
 from benchmarks.tools import ROOT, Tools
 
 __all__ = ["Broker", "Ended", "Reading", "broker", "raise_descriptor_limit"]

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from benchmarks.scale_broker import Ended, Reading, broker
-from benchmarks.scale_crowd import RATE, Crowd, Load, cpu_us, latencies, milliseconds
-from benchmarks.scale_numbers import per_step, spread
-from benchmarks.scale_result import Figure, Result, Series, listed, number
+from benchmarks.scale.broker import Ended, Reading, broker
+from benchmarks.scale.crowd import RATE, Crowd, Load, cpu_us, latencies, milliseconds
+from benchmarks.scale.numbers import per_step, spread
+from benchmarks.scale.result import Figure, Result, Series, listed, number
 from benchmarks.tools import Tools
 
 __all__ = ["calls_as_sessions_grow", "sessions"]

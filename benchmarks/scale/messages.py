@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from benchmarks.scale_broker import Broker, broker
-from benchmarks.scale_content import digest, piece
-from benchmarks.scale_crowd import cpu_us
-from benchmarks.scale_http import CallFailed, Connection, blob_body, check_text, digest_body
-from benchmarks.scale_numbers import line_fit, per_step
-from benchmarks.scale_result import Result, Series, number
+from benchmarks.scale.broker import Broker, broker
+from benchmarks.scale.content import digest, piece
+from benchmarks.scale.crowd import cpu_us
+from benchmarks.scale.http import CallFailed, Connection, blob_body, check_text, digest_body
+from benchmarks.scale.numbers import line_fit, per_step
+from benchmarks.scale.result import Result, Series, number
 from benchmarks.tools import Tools
 
 __all__ = ["messages"]

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.scale_broker import Broker, Reading, broker
-from benchmarks.scale_crowd import cpu_us, latencies, milliseconds
-from benchmarks.scale_http import CallFailed, Connection
-from benchmarks.scale_load import Calls, OpenLoop
-from benchmarks.scale_opening import Opened, Opening, closing, opening
-from benchmarks.scale_result import Figure, Result, Series, listed
+from benchmarks.scale.broker import Broker, Reading, broker
+from benchmarks.scale.crowd import cpu_us, latencies, milliseconds
+from benchmarks.scale.http import CallFailed, Connection
+from benchmarks.scale.load import Calls, OpenLoop
+from benchmarks.scale.opening import Opened, Opening, closing, opening
+from benchmarks.scale.result import Figure, Result, Series, listed
 from benchmarks.tools import Tools
 
 __all__ = ["CONNECTIONS", "storm"]

@@ -2,8 +2,8 @@
 
 Started by path, with `-P`, so that it imports no neighbour:
 
-    python -P profile_launch.py RESULT SAMPLER HERTZ  run --port 0 -- CHILD
-    python -P profile_launch.py counted               run --port 0 -- CHILD
+    python -P launch.py RESULT SAMPLER HERTZ  run --port 0 -- CHILD
+    python -P launch.py counted               run --port 0 -- CHILD
 
 The second form is for valgrind, which keeps a signal for itself that it shows to nobody but in the list of
 valid signals. The result of the first is JSON: the frames that were met, and for each sample its time,
@@ -24,7 +24,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 
 _SAMPLES_MAX = 400_000
-_DEPTH = 48  # as in profile_sampler.c
+_DEPTH = 48  # as in sampler.c
 _SIGNAL_OF_VALGRIND = 64
 
 

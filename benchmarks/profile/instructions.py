@@ -15,8 +15,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from benchmarks.profile_broker import CELLS, Tree, broker
-from benchmarks.profile_result import Counted
+from benchmarks.profile.broker import CELLS, Tree, broker
+from benchmarks.profile.result import Counted
 from benchmarks.programs import read_line
 from benchmarks.tools import ROOT, Tools
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from benchmarks.profile_layers import LAYERS
-from benchmarks.profile_result import Counted, Function, Profile, Sampled
+from benchmarks.profile.layers import LAYERS
+from benchmarks.profile.result import Counted, Function, Profile, Sampled
 from benchmarks.tables import Table, number
 
 __all__ = ["about", "of_one", "of_two"]

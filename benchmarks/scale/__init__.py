@@ -1,0 +1,1 @@
+"""How far one broker goes; `__main__` says what is measured, and in which order to read this."""
