@@ -11,9 +11,11 @@ import pytest
 
 from stdio_broker.http import HttpServer, Settings, bind
 from stdio_broker.http import server as server_module
+from stdio_broker.http.connection import Connection
 from stdio_broker.http.wire import Application, HttpRequest
-from tests.http.wire_rig import GET, get, ok
+from tests.http.wire_rig import GET, get, ok, turns
 from tests.support.http_answers import read_answers
+from tests.support.memory_http import FakeTransport
 
 STREAM = ((b"content-type", b"text/event-stream"),)
 
@@ -207,3 +209,14 @@ async def test_what_does_not_end_is_cancelled_and_its_connections_are_closed(
         served.close()
         running.cancel()
         await asyncio.wait({running})
+
+
+async def test_a_connection_that_is_accepted_as_the_server_closes_is_closed_too() -> None:
+    """Ours: the loop may have accepted it in the very turn in which we stop."""
+    server = HttpServer(ok, bind("127.0.0.1", 0), Settings())
+    async with server.serving():
+        pass
+    connection = Connection(server)
+    assert FakeTransport(connection).is_closing()
+    await turns()
+    assert connection.lost

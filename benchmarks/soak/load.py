@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from benchmarks.soak_broker import IDLE_TIMEOUT, Broker, CommandFailed
-from benchmarks.soak_client import Broken, Client, Json, Refused, Wrong, member
+from benchmarks.soak.broker import IDLE_TIMEOUT, Broker, CommandFailed
+from benchmarks.soak.client import Broken, Client, Json, Refused, Wrong, member
 
 __all__ = ["Actor", "Ledger", "Role", "churn", "echo", "listen", "repeat", "sleep", "stream", "talk"]
 
@@ -142,7 +142,7 @@ async def repeat(actor: Actor, role: Role) -> None:
 def _where(exc: BaseException) -> str:
     """Return the steps of a role that have led to an error."""
     frames = traceback.extract_tb(exc.__traceback__)
-    return " > ".join(f"{one.name}:{one.lineno}" for one in frames[1:] if "soak_client" not in one.filename)
+    return " > ".join(f"{one.name}:{one.lineno}" for one in frames[1:] if "client.py" not in one.filename)
 
 
 async def echo(actor: Actor, client: Client, size: int = 40, *, kind: str = "small") -> None:

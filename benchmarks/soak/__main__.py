@@ -6,12 +6,12 @@
 Sessions of both eras over servers of both, small calls and large ones, streams with progress, streams that
 are dropped, churn, children that fall asleep, are woken, crash and are killed, clients that leave in the
 middle of something, wrong requests, keys that are revoked under use, and a configuration that is reloaded:
-`soak_load` and `soak_trouble` say what exactly. First comes a warm-up, a tenth of the time or a minute. Then
+`load` and `trouble` say what exactly. First comes a warm-up, a tenth of the time or a minute. Then
 all load ends: the state at rest then, and the one after the load, must be the same: descriptors, threads,
 processes, memory. The choices are made by the seed; when they come depends on the machine.
 
 With `--cycles`: sessions that are opened, called once and deleted, against `stdio-broker run`; the state
-after the first 1,000 is compared with the state at the end (`soak_cycles`).
+after the first 1,000 is compared with the state at the end (`cycles`).
 
 The exit code is 0 if all is right. `.cache/bench/soak.json` has the figures, and the series for plots.
 """
@@ -32,12 +32,12 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import soak_cycles
 from benchmarks.programs import end_tagged
-from benchmarks.soak_broker import Broker, BrokerEnded, Reading, read_processes, serving
-from benchmarks.soak_load import Actor, Ledger, Role, churn, listen, repeat, sleep, stream, talk
-from benchmarks.soak_trouble import change, hurt, leave, misspell, revoke
-from benchmarks.soak_verdict import Sample, Verdict, save, table
+from benchmarks.soak import cycles
+from benchmarks.soak.broker import Broker, BrokerEnded, Reading, read_processes, serving
+from benchmarks.soak.load import Actor, Ledger, Role, churn, listen, repeat, sleep, stream, talk
+from benchmarks.soak.trouble import change, hurt, leave, misspell, revoke
+from benchmarks.soak.verdict import Sample, Verdict, save, table
 from benchmarks.tools import ROOT, prepare
 
 _CACHE = ROOT / ".cache" / "bench"
@@ -69,7 +69,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if options.cycles:
-            return soak_cycles.run(tools, tag, options.cycles)
+            return cycles.run(tools, tag, options.cycles)
         minutes = min(options.minutes, _MINUTES_MAX)
         problems = _tell(
             uvloop.run(soak(tools.child, tag, minutes * 60, options.seed, options.only)), options.seed

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.soak_client import Json, member
+from benchmarks.soak.client import Json, member
 from benchmarks.tools import ROOT
 
 __all__ = [

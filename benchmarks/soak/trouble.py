@@ -11,8 +11,8 @@ import os
 import signal
 from collections.abc import Iterator
 
-from benchmarks.soak_client import Broken, Client, Connection, Json, Refused, Wrong, in_time, refusal
-from benchmarks.soak_load import Actor, echo
+from benchmarks.soak.client import Broken, Client, Connection, Json, Refused, Wrong, in_time, refusal
+from benchmarks.soak.load import Actor, echo
 
 __all__ = ["change", "hurt", "leave", "misspell", "revoke"]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.soak_broker import Broker, Reading
-from benchmarks.soak_load import Ledger
+from benchmarks.soak.broker import Broker, Reading
+from benchmarks.soak.load import Ledger
 
 __all__ = ["Sample", "Verdict", "problems_at_rest", "save", "slope", "table"]
 

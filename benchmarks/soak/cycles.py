@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from benchmarks.programs import started
-from benchmarks.soak_broker import Reading, read_process, read_processes
-from benchmarks.soak_verdict import problems_at_rest
+from benchmarks.soak.broker import Reading, read_process, read_processes
+from benchmarks.soak.verdict import problems_at_rest
 from benchmarks.tools import ROOT, Tools
 
 __all__ = ["run"]
