@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
+from benchmarks.content import digest, piece
 from benchmarks.scale.broker import Broker, broker
-from benchmarks.scale.content import digest, piece
 from benchmarks.scale.crowd import cpu_us
 from benchmarks.scale.http import CallFailed, Connection, blob_body, check_text, digest_body
 from benchmarks.scale.numbers import line_fit, per_step
@@ -50,7 +50,7 @@ def messages(tools: Tools, tag: str, *, seconds: float) -> Result:
 def _call(
     running: Broker, connection: Connection, session: str, *, kind: str, size: int, seconds: float
 ) -> tuple[float | None, float]:
-    text = piece(size)
+    text = piece(0, size)
     answered = text if kind == "result" else digest(text)
     calls = 0
     before = running.read()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.scale.content import digest, piece
+from benchmarks.content import digest, piece
 from benchmarks.scale.crowd import latencies
 from benchmarks.scale.http import (
     Answer,
@@ -156,8 +156,8 @@ def test_sums_of_a_text_know_its_length_and_its_order() -> None:
 
 
 def test_a_long_piece_repeats_the_pattern() -> None:
-    assert len(piece(200_000)) == 200_000
-    assert piece(200_000)[65_528 : 2 * 65_528] == piece(65_528)
+    assert len(piece(0, 200_000)) == 200_000
+    assert piece(0, 200_000)[65_528 : 2 * 65_528] == piece(0, 65_528)
 
 
 def test_a_table_has_a_row_for_each_figure_and_says_what_is_missing() -> None:
