@@ -1,4 +1,4 @@
-"""What large messages are made of, and how they are checked: `content.h` in Python, for the stand-ins and the clients.
+"""What large messages are made of, and how they are checked: `content.h` in Python.
 
 The pattern is 65,528 letters, digits, `-` and `_` that look random, repeated; a large text is a piece of it.
 The sums are Fletcher's, over words of 64 bits, little endian, the last one filled up with zeros.
