@@ -283,6 +283,18 @@ async def test_a_recognised_head_is_the_same_object() -> None:
     assert heads[4] is heads[5]
 
 
+@pytest.mark.both_loops
+async def test_a_client_that_goes_while_a_request_with_a_known_head_is_answered_is_noticed() -> None:
+    """Ours: whoever works for it is told, as with any other."""
+    wire, gone = Wire(), list[str]()
+    wire.feed(FIRST)
+    ok(wire.requests[-1])
+    wire.feed(FIRST)
+    wire.requests[-1].when_gone(lambda: gone.append("gone"))
+    wire.connection.connection_lost(None)
+    assert gone == ["gone"]
+
+
 @pytest.mark.parametrize("first", [b"{}", b"x" * 3 * SMALL_BODY_BYTES])
 async def test_a_long_body_is_long_however_its_head_was_read(first: bytes) -> None:
     """Ours: only a short one is given away before its bytes are counted (`HttpRequest.whole_body`)."""

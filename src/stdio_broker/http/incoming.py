@@ -87,13 +87,13 @@ class Incoming:
         self._on_gone: Callable[[], None] | None = None
         self._budget: Budget | None = None
         self._held_bytes = 0  # of the body, charged to the budget
+        self._waiter: asyncio.Future[None] | None = None
         if whole_body is None or len(whole_body) > SMALL_BODY_BYTES:
             self.whole_body = None
             self._pieces = [] if whole_body is None else [whole_body]
             self._size = 0 if whole_body is None else len(whole_body)
             self._gathered: io.BytesIO | None = None
             self._max_bytes = 0
-            self._waiter: asyncio.Future[None] | None = None
 
     @property
     def method(self) -> str:
