@@ -118,7 +118,8 @@ class Channel:
                     await self._child.stdout.forward(self._line, below_bytes=LONG_BYTES)
                 )
         except EndOfOutput:
-            pass
+            # It holds us, and has nothing to take any more; see `ClientStreams.end`.
+            del self._receiver
         status = await self._exit_status()
         if status is None:
             return BridgeBroken("the server closed its output", reason="server closed its output")

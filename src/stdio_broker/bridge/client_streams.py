@@ -226,6 +226,9 @@ class ClientStreams:
         self._suspended.clear()
         self._backlog.leave_budget()
         self._check_idle()
+        # Nobody is left to be told, and whoever has made us holds us: else both would be garbage for the
+        # collector, which looks rarely.
+        self._on_slow = self._on_lost = _nobody
 
     def _new_stream(self) -> MessageStream:
         return MessageStream(
@@ -354,6 +357,10 @@ class ClientSide:
     def release(self, stream: MessageStream) -> None:
         """Say that nobody reads a stream any more; see `ClientStreams.release`."""
         self._streams.release(stream)
+
+
+def _nobody(_: object) -> None:
+    """Tell nobody."""
 
 
 def _is_question(message: bytes) -> bool:

@@ -269,6 +269,7 @@ class Link:
     async def run(self) -> BridgeBroken:
         """Route what the child sends until its output ends; fail what is open, and return how it ended."""
         self.fail(await self.channel.run())
+        self._on_noted = _nobody  # it holds us; see `ClientStreams.end`
         assert self.ending is not None  # noqa: S101 - for mypy: `fail` has just set it
         return self.ending
 
@@ -378,6 +379,10 @@ class Link:
         if self.ending is not None:
             raise self.ending.again()
         return answer
+
+
+def _nobody(_link: Link, _entry: Entry) -> None:
+    """Tell nobody."""
 
 
 def _succeeded(answer: bytes) -> bool:

@@ -13,7 +13,7 @@ __all__ = ["config_option", "fail", "log_options", "loop_factory", "spare_pauses
 
 #: Objects more than there were before the youngest are looked at; looks at those before the next older ones
 #: are; and so on. CPython's own are 700, 10 and 10, for programs that make less and pause for nobody.
-GC_THRESHOLDS = (10_000, 20, 50)
+GC_THRESHOLDS = (5_000, 10, 10)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -64,8 +64,8 @@ def spare_pauses() -> None:
     """Have the garbage collector leave alone what lives as long as the process, and look at the rest rarely.
 
     To look at everything holds every client up, for 100 ms with 1,000 sessions, and in a storm of new ones
-    it is looked at again and again. There is next to no garbage in cycles here: what is not needed any more
-    goes at once. To be called when everything is there that will stay.
+    it is looked at again and again. There is little garbage in cycles here (of leases that have ended): what
+    is not needed any more goes at once. To be called when everything is there that will stay.
     """
     gc.collect()
     gc.freeze()

@@ -164,8 +164,11 @@ class Connection(asyncio.Protocol):
         self._queue.clear()
         self._uncharge()
         self._wake_writers()
-        if self._current is not None:
-            self._current.lose()
+        current, self._current = self._current, None
+        if current is not None:
+            current.lose()
+        # It holds us, and we hold it: each connection would be garbage for the collector, which looks rarely.
+        del self._parser
 
     # What comes in.
 
