@@ -38,7 +38,11 @@ def test_bounds_are_written_with_their_direction() -> None:
 
 def _row(title: str, *, soak: Mapping[str, float | None] | None = None, **measured: list[Round]) -> list[str]:
     subjects = {"ours": subject(BROKER), "constant": subject(CONSTANT, "limit", "none")}
-    known = {name: subjects.get(name, peer(name)) for name in measured}
+    shared = {"sharing"}
+    known = {
+        name: subjects.get(name, peer(name, "shared" if name in shared else "per session"))
+        for name in measured
+    }
     found = results(list(known.values()), {known[name].name: of for name, of in measured.items()})
     (row,) = (row for row in of_goals(found, soak or {}).rows if row[0].startswith(title))
     return list(row)
@@ -59,11 +63,17 @@ def test_a_scenario_that_we_fail_is_no_ratio() -> None:
     assert row[-2:] == ["", "not measured"]
 
 
-def test_cycles_are_compared_with_peers_that_leave_no_child_behind() -> None:
+def test_cycles_are_compared_with_peers_that_start_a_child_and_leave_none() -> None:
     def cycles(rps: float, left: float) -> list[Round]:
         return [Round(figures={"cycles_rps": rps, "cycles_left": left}, asked=["cycles"])]
 
-    row = _row("open, call, close", ours=cycles(40, 0), leaky=cycles(30, 7), clean=cycles(10, 0))
+    row = _row(
+        "open, call, close",
+        ours=cycles(40, 0),
+        sharing=cycles(35, 0),
+        leaky=cycles(30, 7),
+        clean=cycles(10, 0),
+    )
     assert row[-2:] == ["4 (4 to 4) × clean", "reached"]
 
 
