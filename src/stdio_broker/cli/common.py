@@ -13,7 +13,7 @@ __all__ = ["config_option", "fail", "log_options", "loop_factory", "spare_pauses
 
 #: Objects more than there were before the youngest are looked at; looks at those before the next older ones
 #: are; and so on. CPython's own are 700, 10 and 10, for programs that make less and pause for nobody.
-GC_THRESHOLDS = (5_000, 10, 10)
+GC_THRESHOLDS = (5_000, 10, 4)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
