@@ -274,7 +274,7 @@ def test_nothing_is_made_of_a_head_that_is_not_plain(parsed: Head, data: bytes) 
 
 
 async def test_a_recognised_head_is_the_same_object() -> None:
-    """Ours: what was found of a head need not be looked for again (`Head.passed`)."""
+    """Ours: what was found of a head need not be looked for again (`Head.known`)."""
     wire = Wire(ok)
     wire.feed(FIRST, FIRST, with_length(b"2", b"{}"), get("/other"), FIRST, FIRST)
     heads = [request.head for request in wire.requests]
